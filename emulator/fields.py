@@ -101,7 +101,7 @@ STATE = (
     "load_w_served",  # whole home
     "backup_w_served",  # of the backup panel
     "pv_w",
-    "ramp_frac",  # enter-service ramp, of the ratings
+    "ramp_ticks",  # enter-service ramp: allowed power is ramp_ticks / enter_ramp_ticks of the ratings
     "timer_ticks",  # in the present status
     "good_ticks",  # grid good while the switch is open
     "pv_ticks",  # home bus live for the PV inverter
