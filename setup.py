@@ -1,8 +1,8 @@
 """Builds the compiled parts, the header they share, and the name tree.
 
 Everything else is declared in pyproject.toml.  The folders at the top of the repository are imported as
-ridethrough.<folder>.  Cython and mypy find modules by path alone, so build/names/ridethrough links each folder
-under its import name.  RIDETHROUGH_BOUNDSCHECK=1 builds with array bounds checked.
+ridethrough.<folder>.  Cython and mypy find modules by path alone, so build/names/ridethrough links each
+folder under its import name.  RIDETHROUGH_BOUNDSCHECK=1 builds for debugging: array bounds checked, symbols kept.
 """
 
 import os
@@ -47,6 +47,8 @@ def extensions() -> list[Extension]:
     # No fused multiply-add, no fast-math, no -march: every machine must round alike, or a record depends on
     # the machine that made it.
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+    if not checked:
+        flags.append("-g0")  # a distribution's Python asks for symbols: seven times the size
     modules = [
         Extension(
             f"ridethrough.emulator.{name}",
@@ -72,4 +74,4 @@ def extensions() -> list[Extension]:
 
 link_rooms()
 write_fields_header()
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})

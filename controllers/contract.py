@@ -1,8 +1,8 @@
 """All that a candidate controller may see, and all it may say.
 
-Rule of this file: plain data and one protocol.  A controller is given a `Pool` once and a `Telemetry` at every
-decision, and answers with `Commands`.  Arrays have one row per device, shape (n,), always in the order of
-`Pool.names`.  NaN means unknown in telemetry and "leave this row alone" in commands.
+Rule of this file: plain data and one protocol.  A controller is given a `Pool` once and a `Telemetry` at
+every decision, and answers with `Commands`.  Arrays have one row per device, shape (n,), always in the order
+of `Pool.names`.  NaN means unknown in telemetry and "leave this row alone" in commands.
 
 Signs: power is positive out of the device; discharging is positive, charging negative.  Loads are ≥ 0.
 """

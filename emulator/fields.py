@@ -4,10 +4,10 @@ Rule of this file: names only, no imports, no values.  `setup.py` turns these tu
 of `_fields.h`, so the compiled kernel, the NumPy reference and the register image cannot disagree on where a
 quantity lies.  To add a quantity, add its name here.
 
-Every array is float64 with shape (tiles, fields, LANES): devices are packed eight to a tile, so that one field
-of one tile is one vector register wide.  Discrete values (status, flags, ticks) are whole numbers held exactly
-in float64; masks are 0.0 and 1.0.  Units are in the names: `_w` W, `_j` J, `_s` s, `_ticks` of 20 ms, `_frac` 1.
-Power is positive out of the device.
+Every array is float64 with shape (tiles, fields, LANES): devices are packed eight to a tile, so that one
+field of one tile is one vector register wide.  Discrete values (status, flags, ticks) are whole numbers held
+exactly in float64; masks are 0.0 and 1.0.  Units are in the names: `_w` W, `_j` J, `_s` s, `_ticks` of 20 ms,
+`_frac` 1.  Power is positive out of the device.
 """
 
 LANES = 8
@@ -120,7 +120,7 @@ STATE = (
     "backup_served_j",
     "backup_short_j",  # demand of the backup panel that was not served
     "elapsed_ticks",
-    # Extremes since the last Plant.mark().
+    # Extremes since the last Plant.mark(), which relies on this order.
     "energy_j_low",
     "energy_j_high",
     "power_w_low",

@@ -1,11 +1,13 @@
 """All devices of a scenario as arrays, stepped together.
 
-Rules of this file: no clock, no socket, no randomness; the caller says how many ticks pass and what the world
-does meanwhile.  The arithmetic is in `_step.h` (compiled) and `reference.py` (NumPy), which give the same bits.
+Rules of this file: no clock, no socket, no randomness; the caller says how many ticks pass and what the
+world does meanwhile.  The arithmetic is in `_step.h` (compiled) and `reference.py` (NumPy), which give the
+same bits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -113,12 +115,18 @@ class Plant:
         soc, soh, backup = (
             np.broadcast_to(np.asarray(a, dtype=np.float64), (n,)) for a in (soc_frac, soh_frac, backup_frac)
         )
-        for name, values, low in (("soc_frac", soc, 0.0), ("soh_frac", soh, 1e-3), ("backup_frac", backup, 0.0)):
+        for name, values, low in (
+            ("soc_frac", soc, 0.0),
+            ("soh_frac", soh, 1e-3),
+            ("backup_frac", backup, 0.0),
+        ):
             if not bool(np.all((values >= low) & (values <= 1.0))):
                 raise ValueError(f"{name} must lie in [{low}, 1], found {values.min()} to {values.max()}")
         for name in PARAM:
             self._set(self.param, PARAM, name, np.zeros(n))
-        columns = [_params_of(f, float(h), float(b)) for f, h, b in zip(self.profiles, soh, backup, strict=True)]
+        columns = [
+            _params_of(f, float(h), float(b)) for f, h, b in zip(self.profiles, soh, backup, strict=True)
+        ]
         for name in PARAM:
             self._set(self.param, PARAM, name, np.array([column[name] for column in columns]))
         self._start(soc)
@@ -197,14 +205,18 @@ class Plant:
         """
         self._advance(self.param, self.control, self.input, self.state, self.n, ticks)
         self.version += 1
-        if not np.isfinite(self.states("energy_j")).all():
+        if not math.isfinite(float(self.state[:, _ENERGY_J, :].sum())):
             raise InvariantError(f"battery energy is not a number after {ticks} ticks")
 
-    def mark(self) -> None:
-        """Begin a new interval for the extremes (`energy_j_low` and its like)."""
-        energy_j = self.state[:, STATE.index("energy_j"), :]
-        for name, start in _EXTREMES:
-            self.state[:, STATE.index(name), :] = energy_j if start is None else start
+    def mark(self, rows: Mask | None = None) -> None:
+        """Begin a new interval for the extremes (`energy_j_low` and the like) of some devices; default all."""
+        padded = np.ones(self.state.shape[0] * LANES, dtype=np.bool_)
+        if rows is not None:
+            padded[: self.n] = rows
+        where = padded.reshape(-1, 1, LANES)
+        energy_j = self.state[:, _ENERGY_J : _ENERGY_J + 1, :]
+        np.copyto(self.state[:, _EXTREMES_ENERGY, :], energy_j, where=where)
+        np.copyto(self.state[:, _EXTREMES_REST, :], _EXTREMES_START, where=where)
 
     def command(
         self, rows: Mask, power_w: Floats, validity_ticks: NDArray[np.int64], reserve_soc_frac: Floats
@@ -238,11 +250,9 @@ class Plant:
             self.set_control(name, np.where(where, value, self.controls(name)))
 
 
-_EXTREMES: Final[tuple[tuple[str, float | None], ...]] = (
-    ("energy_j_low", None),
-    ("energy_j_high", None),
-    ("power_w_low", np.inf),
-    ("power_w_high", -np.inf),
-    ("slew_w_per_s_high", 0.0),
-    ("dead_import_w_high", 0.0),
-)
+_ENERGY_J: Final = STATE.index("energy_j")
+_EXTREMES: Final = STATE.index("energy_j_low")
+_EXTREMES_ENERGY: Final = slice(_EXTREMES, _EXTREMES + 2)
+_EXTREMES_REST: Final = slice(_EXTREMES + 2, _EXTREMES + 6)
+_EXTREMES_START: Final = np.array([np.inf, -np.inf, 0.0, 0.0]).reshape(1, 4, 1)
+"""Where power_w_low, power_w_high, slew_w_per_s_high and dead_import_w_high begin."""

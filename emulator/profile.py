@@ -28,6 +28,8 @@ class Battery(_Strict):
     soc_frac_max: Fraction = 1.0
     soc_frac_restart: Fraction = 0.10
     """An island that went dark empty serves its panel again from here."""
+    voltage_v_nominal: Annotated[float, Field(ge=10, le=1500, allow_inf_nan=False)] = 400.0
+    """Battery bus [V]; the model keeps it constant, and DC currents are reported with it."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Battery:
@@ -40,7 +42,7 @@ class Battery(_Strict):
 
 
 class Inverter(_Strict):
-    """Power conversion: ``P_loss = a·p² + b·p + c`` with p = |P|/power_w_nominal (bslib, efficiency guideline)."""
+    """Power conversion: ``P_loss = a·p² + b·p + c`` with p = |P| / power_w_discharge_max (as bslib)."""
 
     power_w_discharge_max: PositiveW
     power_w_charge_max: PositiveW
@@ -93,6 +95,8 @@ class Face(_Strict):
     phases: Literal[1, 3] = 1
     voltage_v: Annotated[float, Field(gt=50, le=1000)] = 240.0
     """Phase to neutral [V]."""
+    frequency_hz: Literal[50, 60] = 60
+    """Nominal frequency, and the one the device forms in an island [Hz]."""
     base_address: Literal[0, 40000, 50000] = 40000
     models: tuple[int, ...]
     """SunSpec model ids of the inverter unit, in map order, model 1 first."""

@@ -1,8 +1,8 @@
 """One step of every device, in NumPy: the plain version of `_step.h`, and its oracle bit for bit.
 
 Rules of this file: the same operations in the same order as `_step.h`, stage by stage under the same names;
-`_min`, `_max` and `np.where` only, because `np.minimum` orders signed zeros in its own way.  Read this file to
-learn the model; the equations are explained in docs/model.md.
+`_min`, `_max` and `np.where` only, because `np.minimum` orders signed zeros in its own way.  Read this file
+to learn the model; the equations are explained in docs/model.md.
 
 Arrays passed between the stages hold one value per device, shape (m,), for the m devices stepped.
 """
@@ -89,13 +89,11 @@ def _standby(s: Columns, p: Columns, status: Floats, dt_s: float) -> tuple[Float
 
 
 def _target(s: Columns, p: Columns, c: Columns, u: Columns, pv_w: Floats) -> Floats:
-    """What the device wants to do on the grid: remote command, else its own mode; then the limits in force."""
+    """What the device wants on the grid: remote command, else its own mode; then the limits in force."""
     band_j = p["recharge_band_frac"] * p["capacity_j"]
     on_j = _min(c["reserve_frac"] * p["capacity_j"], p["energy_j_max"] - (band_j + band_j))
     energy_j = s["energy_j"]
-    recharging = np.where(
-        energy_j < on_j, 1.0, np.where(energy_j >= on_j + band_j, 0.0, s["recharging"])
-    )
+    recharging = np.where(energy_j < on_j, 1.0, np.where(energy_j >= on_j + band_j, 0.0, s["recharging"]))
     recharge_w = np.where(recharging != 0.0, -p["power_w_recharge"], 0.0)
     mode = p["revert_mode"]
     local_w = np.where(
@@ -127,7 +125,9 @@ def _follow(
     in_w = room_w + standby_w_dc
     power_w = _max(_min(power_w, out_w), -in_w)
     size_w = _size(power_w)
-    power_w = np.where((power_w < 0.0) & (size_w <= _loss(p, size_w)), 0.0, power_w)  # would not reach the cells
+    power_w = np.where(
+        (power_w < 0.0) & (size_w <= _loss(p, size_w)), 0.0, power_w
+    )  # would not reach the cells
     step_w = np.where(power_w < was_w, was_w - power_w, power_w - was_w)
     slew = np.where((before == ON_GRID) & (power_w == ramped_w), step_w / dt_s, 0.0)
     return power_w, slew
@@ -296,7 +296,8 @@ def quiet(p: Columns, c: Columns, u: Columns, s: Columns) -> Mask:
         | ((st == OVERLOAD) & ~present & restart_far)
         | ((st == EMPTY) & ~present & drained)
     )
-    return steady & ~running
+    calm: Mask = steady & ~running
+    return calm
 
 
 def _columns(array: Floats, names: tuple[str, ...], rows: NDArray[np.intp]) -> Columns:

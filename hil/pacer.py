@@ -1,0 +1,48 @@
+"""The real clock of a bench, and the plant that keeps up with it.
+
+Rule of this file: the only wall clock of the bench is the event loop's.  Bench time is real time since the
+start, times the speed; the plant follows it in steps of whole ticks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from ridethrough.emulator.plant import NS_PER_TICK
+
+SECOND_NS: Final = 1_000_000_000
+
+_FAST: Final = 10.0
+_QUANTUM_NS: Final = 5 * NS_PER_TICK
+
+
+class RealClock:
+    """Bench time on the running event loop.
+
+    Parameters
+    ----------
+    speed : float
+        Bench seconds per real second.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self._start_s = asyncio.get_running_loop().time()
+
+    def now_ns(self) -> int:
+        """Return the bench time [ns]."""
+        return round((asyncio.get_running_loop().time() - self._start_s) * self.speed * 1e9)
+
+    def real_s(self, bench_ns: int) -> float:
+        """Return the real length of a bench interval [s]."""
+        return bench_ns / 1e9 / self.speed
+
+    async def sleep_until(self, bench_ns: int) -> None:
+        """Sleep until the bench time `bench_ns`; returns at once, but lets others run, when it is past."""
+        await asyncio.sleep(max(0.0, self.real_s(bench_ns - self.now_ns())))
+
+    @property
+    def quantum_ns(self) -> int:
+        """How far the plant moves at a time: 100 ms, or 1 s when the bench runs fast [ns]."""
+        return SECOND_NS if self.speed >= _FAST else _QUANTUM_NS

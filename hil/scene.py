@@ -1,0 +1,151 @@
+"""What the world does at an instant: inputs of the plant, and the faults in force.
+
+Rules of this file: a reading of the World in order of time; nothing here decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from ridethrough.controllers.contract import Prices
+from ridethrough.emulator.plant import Plant
+
+from .faults import Event
+from .world import World
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Faults in force at an instant, per device, shape (n,).
+
+    Attributes
+    ----------
+    outage : Mask
+        The grid is lost.
+    cut_commands, cut_telemetry : Mask
+        No message passes in that direction.
+    loss_frac : Floats
+        Probability that a message is lost [1].
+    latency_ns_mean, latency_ns_p99 : Floats
+        One-way delay, faults included [ns].
+    frozen : Mask
+        Telemetry repeats its last reading.
+    frozen_fresh : Mask
+        Of those, the ones whose time stamps and heartbeat go on.
+    """
+
+    outage: Mask
+    cut_commands: Mask
+    cut_telemetry: Mask
+    loss_frac: Floats
+    latency_ns_mean: Floats
+    latency_ns_p99: Floats
+    frozen: Mask
+    frozen_fresh: Mask
+
+
+class Scene:
+    """The world as a function of bench time.
+
+    Parameters
+    ----------
+    world : World
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        edges = {event.start_ns for event in world.events} | {event.end_ns for event in world.events}
+        self._edges = sorted(edge for edge in edges if 0 < edge < world.duration_ns)
+        self._until_ns = -1
+        self._conditions = self._at(0)
+        self._inputs_until_ns = -1
+
+    def next_edge_ns(self, now_ns: int) -> int:
+        """Return the next instant after `now_ns` at which an event begins or ends, or the end of the run."""
+        return next((edge for edge in self._edges if edge > now_ns), self.world.duration_ns)
+
+    def conditions(self, now_ns: int) -> Conditions:
+        """Return the faults in force from `now_ns` on; cheap between edges when called in order of time."""
+        if now_ns >= self._until_ns:
+            self._conditions = self._at(now_ns)
+            self._until_ns = self.next_edge_ns(now_ns)
+        return self._conditions
+
+    def _at(self, now_ns: int) -> Conditions:
+        n = len(self.world.names)
+        comms = self.world.comms
+        mask = {
+            name: np.zeros(n, dtype=np.bool_)
+            for name in ("outage", "commands", "telemetry", "frozen", "fresh")
+        }
+        pass_frac = np.full(n, 1.0 - comms.loss_frac)
+        mean, p99 = np.full(n, float(comms.latency_ns_mean)), np.full(n, float(comms.latency_ns_p99))
+        for event in self.world.events:
+            if event.start_ns <= now_ns < event.end_ns:
+                _apply(event, mask, pass_frac, mean, p99)
+        return Conditions(
+            outage=mask["outage"],
+            cut_commands=mask["commands"],
+            cut_telemetry=mask["telemetry"],
+            loss_frac=1.0 - pass_frac,
+            latency_ns_mean=mean,
+            latency_ns_p99=p99,
+            frozen=mask["frozen"],
+            frozen_fresh=mask["fresh"],
+        )
+
+    def set_inputs(self, plant: Plant, now_ns: int) -> None:
+        """Set the plant's inputs to what the world does from `now_ns` on; cheap while nothing changes."""
+        if now_ns < self._inputs_until_ns:
+            return
+        step_ns = self.world.load_step_ns
+        self._inputs_until_ns = min((now_ns // step_ns + 1) * step_ns, self.next_edge_ns(now_ns))
+        row = min(now_ns // step_ns, len(self.world.load_w) - 1)
+        outage = self.conditions(now_ns).outage
+        good = (~outage).astype(np.float64)
+        for name, values in (
+            ("load_w", self.world.load_w[row]),
+            ("pv_w_available", self.world.pv_w[row]),
+            ("grid_good", good),
+            ("voltage_pu", good),
+            ("frequency_hz", 60.0 * good),
+        ):
+            plant.set_input(name, values)
+
+    def prices(self, now_ns: int) -> Prices:
+        """Return the prices published at `now_ns`: real time now, day ahead for 24 hours."""
+        step_ns = self.world.price_step_ns
+        k = min(now_ns // step_ns, len(self.world.prices_usd_per_mwh) - 1)
+        day = round(24 * 3600e9 / step_ns)
+        return Prices(
+            now_usd_per_mwh=float(self.world.prices_usd_per_mwh[k]),
+            ahead_usd_per_mwh=self.world.prices_ahead_usd_per_mwh[k : k + day],
+            step_s=step_ns / 1e9,
+        )
+
+
+def _apply(event: Event, mask: dict[str, Mask], pass_frac: Floats, mean: Floats, p99: Floats) -> None:
+    """Put one event in force; several of a kind add up."""
+    rows = list(event.targets)
+    params = event.params
+    if event.fault == "grid.outage":
+        mask["outage"][rows] = True
+    elif event.fault == "comms.partition":
+        direction = params["direction"]
+        mask["commands"][rows] |= direction in ("both", "commands")
+        mask["telemetry"][rows] |= direction in ("both", "telemetry")
+    elif event.fault == "comms.loss":
+        pass_frac[rows] *= 1.0 - float(params["loss_frac"])
+    elif event.fault == "comms.latency":
+        mean[rows] += float(params["latency_s_mean"]) * 1e9
+        p99[rows] += float(params["latency_s_p99"]) * 1e9
+    elif event.fault == "telemetry.frozen":
+        mask["frozen"][rows] = True
+        mask["fresh"][rows] |= params["stamp"] == "fresh"
+    else:
+        raise KeyError(event.fault)

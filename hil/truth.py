@@ -1,0 +1,119 @@
+"""From the plant's state to rows of truth.
+
+A quiet device gets a row at each coarse instant (poll, change of load, edge of an event); a device that is
+not quiet gets one at every instant it is offered.  Means come from the plant's meters, extremes from its
+marks, so a long row loses nothing that the judge looks at.
+
+Rule of this file: an instant is only copied; the arithmetic is done for many instants at once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from ridethrough.emulator.fields import INPUT, LANES, STATE
+from ridethrough.emulator.plant import J_PER_WH, Plant
+
+from .record import RecordWriter
+
+Mask = NDArray[np.bool_]
+
+_METERS: Final = ("discharge_j", "charge_j", "import_j", "export_j", "pv_j", "backup_served_j")
+_BUFFER_BYTES: Final = 16 * 2**20
+_INSTANTS_MAX: Final = 512
+
+
+class TruthLog:
+    """Writes what really happened.
+
+    Parameters
+    ----------
+    plant : Plant
+    writer : RecordWriter
+    """
+
+    def __init__(self, plant: Plant, writer: RecordWriter) -> None:
+        self._plant = plant
+        self._writer = writer
+        self._backup_frac = plant.params("backup_frac")
+        bytes_each = plant.state.nbytes + plant.input.nbytes
+        size = max(2, min(_INSTANTS_MAX, _BUFFER_BYTES // bytes_each))
+        self._state = np.empty((size, *plant.state.shape))
+        self._input = np.empty((size, *plant.input.shape))
+        self._rows = np.empty((size, plant.n), dtype=np.bool_)
+        self._t_ns = np.empty(size, dtype=np.int64)
+        self._filled = 0
+        self._last_ns = np.zeros(plant.n, dtype=np.int64)
+        self._last_j = {name: plant.states(name) for name in _METERS}
+        self._status = plant.state[:, STATE.index("status"), :]
+        self._grid_good = plant.input[:, INPUT.index("grid_good"), :]
+
+    def unsettled(self) -> Mask:
+        """Return the devices that are not simply following a good grid, shape (n,)."""
+        return ((self._status != 0.0) | (self._grid_good == 0.0)).reshape(-1)[: self._plant.n]
+
+    def write(self, now_ns: int, rows: Mask) -> None:
+        """Write one row for each device in `rows`, over the time since its last one.
+
+        Each instant may be written once, in order of time; the inputs must not have changed since the
+        last row of a device that is written.
+        """
+        k = self._filled
+        self._state[k] = self._plant.state
+        self._input[k] = self._plant.input
+        self._rows[k] = rows
+        self._t_ns[k] = now_ns
+        self._filled = k + 1
+        self._plant.mark(rows)
+        if self._filled == len(self._t_ns):
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the record."""
+        count, n = self._filled, self._plant.n
+        if count == 0:
+            return
+        self._filled = 0
+        # By device and then by time, so that a row's predecessor is its neighbour.
+        device, k = np.nonzero(self._rows[:count].T)
+        tile, lane = device // LANES, device % LANES
+
+        def state(name: str) -> NDArray[np.float64]:
+            return self._state[k, tile, STATE.index(name), lane]
+
+        first = np.concatenate([[True], device[1:] != device[:-1]])
+        last = np.concatenate([device[1:] != device[:-1], [True]])
+        t_ns = self._t_ns[k]
+        dt_ns = t_ns - np.where(first, self._last_ns[device], np.concatenate([[0], t_ns[:-1]]))
+        self._last_ns[device[last]] = t_ns[last]
+        mean_w = {}
+        for name in _METERS:
+            meter_j = state(name)
+            before_j = np.where(first, self._last_j[name][device], np.concatenate([[0.0], meter_j[:-1]]))
+            mean_w[name] = (meter_j - before_j) / (dt_ns / 1e9)
+            self._last_j[name][device[last]] = meter_j[last]
+        load_w = self._input[k, tile, INPUT.index("load_w"), lane]
+        columns = {
+            "t_ns": t_ns,
+            "dt_ns": dt_ns,
+            "device": device,
+            "status": state("status"),
+            "grid_good": self._input[k, tile, INPUT.index("grid_good"), lane],
+            "energy_wh": state("energy_j") / J_PER_WH,
+            "energy_wh_low": state("energy_j_low") / J_PER_WH,
+            "energy_wh_high": state("energy_j_high") / J_PER_WH,
+            "power_w": mean_w["discharge_j"] - mean_w["charge_j"],
+            "power_w_low": state("power_w_low"),
+            "power_w_high": state("power_w_high"),
+            "slew_w_per_s_high": state("slew_w_per_s_high"),
+            "import_w": mean_w["import_j"] - mean_w["export_j"],
+            "dead_import_w_high": state("dead_import_w_high"),
+            "pv_w": mean_w["pv_j"],
+            "load_w": load_w,
+            "backup_load_w": load_w * self._backup_frac[device],
+            "backup_served_w": mean_w["backup_served_j"],
+        }
+        order = np.argsort(k * n + device)  # back to the order of time
+        self._writer.append_truth({name: column[order] for name, column in columns.items()})
