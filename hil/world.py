@@ -1,0 +1,431 @@
+"""What a scenario comes to: every device, load, price and event as arrays.
+
+Duty: turn a scenario into a `World`, once, before the run; cut a window out of it; give it a fingerprint.
+Rules: all chance and all files are used up here.  A World is plain, immutable data on the bench's clock:
+time 0 is its start, arrays begin there and cover it to the end, and the same scenario gives the same bytes
+on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ridethrough.controllers.contract import Commitments
+from ridethrough.emulator.errors import ScenarioError
+from ridethrough.emulator.profile import DeviceProfile
+
+from .faults import Event
+from .files import load_device, resolve_path
+from .scenario import (
+    CommsSpec,
+    ConstantPrice,
+    Group,
+    LoadSeries,
+    PriceSeries,
+    PvSeries,
+    PvSpec,
+    Roster,
+    Scenario,
+    Series,
+    roster,
+    start_of_day_ns,
+    start_utc_ns,
+)
+from .synthetic import ercot_prices, home_load_w, municipal_shelter_w, pv_w
+from .units import DAY_NS, MINUTE_NS, SECOND_NS, TICK_NS, duration_text, instant_text
+
+Floats = NDArray[np.float64]
+
+LOAD_STEP_NS = MINUTE_NS
+PRICE_STEP_NS = 15 * MINUTE_NS
+AHEAD_NS = DAY_NS
+"""Day-ahead prices reach this far past the end, so that a controller sees ahead in the last hours too."""
+
+_FORMAT = b"ridethrough world 1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Comms:
+    """The network when no fault acts on it.
+
+    Attributes
+    ----------
+    latency_ns_mean, latency_ns_p99 : int
+        One-way delay [ns].
+    loss_frac : float
+        Probability that one message is lost [1].
+    timeout_ns : int
+        A message later than this is abandoned [ns].
+    """
+
+    latency_ns_mean: int
+    latency_ns_p99: int
+    loss_frac: float
+    timeout_ns: int
+
+
+@dataclass(frozen=True)
+class World:
+    """One pool in its world, on the bench's clock.
+
+    Attributes
+    ----------
+    scenario_name : str
+    document : dict
+        The scenario as plain data, in the form users write.
+    seed : int
+    names : tuple of str, length n
+        Device names, unique.
+    profiles : tuple of DeviceProfile, length n
+    soc_frac, soh_frac, backup_frac : Floats, shape (n,)
+        State of charge at the start, state of health, share of the load behind the backup panel [1].
+    commitments : Commitments
+    load_w : Floats, shape (steps, n)
+        Whole home; row k holds from ``k * load_step_ns`` [W].
+    pv_w : Floats, shape (steps, n)
+        What PV could generate [W].
+    load_step_ns : int
+    prices_usd_per_mwh : Floats, shape (intervals,)
+        Real time, over the run [$/MWh].
+    prices_ahead_usd_per_mwh : Floats, shape (intervals or more,) or (0,)
+        Day-ahead; empty when nothing is published; may reach past the end [$/MWh].
+    price_step_ns : int
+    events : tuple of Event
+        In the order of the scenario.
+    start_of_day_ns : int
+        Time of day at bench time 0, from the midnight of the scenario's first day [ns].
+    duration_ns : int
+    window_from_ns : int
+        How far into the scenario this world begins; 0 unless cut [ns].
+    comms : Comms
+    poll_ns : int
+        Telemetry is taken this often [ns].
+    """
+
+    scenario_name: str
+    document: dict[str, Any]
+    seed: int
+    names: tuple[str, ...]
+    profiles: tuple[DeviceProfile, ...]
+    soc_frac: Floats
+    soh_frac: Floats
+    backup_frac: Floats
+    commitments: Commitments
+    load_w: Floats
+    pv_w: Floats
+    load_step_ns: int
+    prices_usd_per_mwh: Floats
+    prices_ahead_usd_per_mwh: Floats
+    price_step_ns: int
+    events: tuple[Event, ...]
+    start_of_day_ns: int
+    duration_ns: int
+    window_from_ns: int
+    comms: Comms
+    poll_ns: int
+
+    def clock(self, now_ns: int) -> str:
+        """Return bench time as a clock shows it: ``18:05:00``, next day ``1d 02:00:00``."""
+        return instant_text(self.start_of_day_ns + now_ns)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything in this world, as hexadecimal text."""
+        # The document stays out: it says how the world was described, and a rewritten file may describe the
+        # same.
+        plain = {
+            "names": self.names,
+            "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
+            "events": [[e.number, e.fault, e.targets, e.start_ns, e.end_ns, e.params] for e in self.events],
+            "comms": [getattr(self.comms, name) for name in Comms.__slots__],
+            "times": [self.start_of_day_ns, self.duration_ns, self.window_from_ns, self.poll_ns],
+            "steps": [self.load_step_ns, self.price_step_ns],
+            "seed": self.seed,
+        }
+        total = hashlib.sha256(_FORMAT)
+        total.update(json.dumps(plain, sort_keys=True).encode())
+        for name, array in _arrays(self):
+            total.update(f"{name}{array.shape}".encode())
+            total.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+        return total.hexdigest()
+
+    def window(self, from_ns: int, duration_ns: int) -> World:
+        """Return the same world from `from_ns` on, for `duration_ns`.
+
+        Events are clipped and keep their numbers; initial states of charge are those of the whole scenario.
+
+        Raises
+        ------
+        ScenarioError
+            When the window does not lie inside this world, or does not begin at a whole minute.
+        """
+        end_ns = from_ns + duration_ns
+        if not 0 <= from_ns < end_ns <= self.duration_ns or duration_ns % TICK_NS:
+            raise ScenarioError(
+                f"found a window from {self.clock(from_ns)} for {duration_text(duration_ns)}; allowed "
+                f"windows in steps of 20ms inside {self.clock(0)} to {self.clock(self.duration_ns)}"
+            )
+        if from_ns % self.load_step_ns:
+            raise ScenarioError(f"found a window from {self.clock(from_ns)}; allowed: from a whole minute")
+        rows = slice(from_ns // self.load_step_ns, -(-end_ns // self.load_step_ns))
+        # Prices are cut into finer intervals where the window begins inside one, so that they too start at 0.
+        step_ns = math.gcd(self.price_step_ns, from_ns)
+        fine, first = self.price_step_ns // step_ns, from_ns // step_ns
+        last = -(-end_ns // step_ns)
+        cut = replace(
+            self,
+            load_w=self.load_w[rows],
+            pv_w=self.pv_w[rows],
+            prices_usd_per_mwh=np.repeat(self.prices_usd_per_mwh, fine)[first:last],
+            prices_ahead_usd_per_mwh=np.repeat(self.prices_ahead_usd_per_mwh, fine)[first:],
+            price_step_ns=step_ns,
+            events=tuple(_clipped(self.events, from_ns, end_ns)),
+            start_of_day_ns=self.start_of_day_ns + from_ns,
+            duration_ns=duration_ns,
+            window_from_ns=self.window_from_ns + from_ns,
+        )
+        return _sealed(cut)
+
+
+def _arrays(world: World) -> Iterator[tuple[str, Floats]]:
+    for name in ("soc_frac", "soh_frac", "backup_frac", "load_w", "pv_w"):
+        yield name, getattr(world, name)
+    for name in ("hours_h", "load_w", "transfer_s", "recovery_s"):
+        yield f"commitments.{name}", getattr(world.commitments, name)
+    yield "prices", world.prices_usd_per_mwh
+    yield "prices_ahead", world.prices_ahead_usd_per_mwh
+
+
+def _clipped(events: tuple[Event, ...], from_ns: int, end_ns: int) -> Iterator[Event]:
+    for event in events:
+        start_ns, stop_ns = max(event.start_ns, from_ns), min(event.end_ns, end_ns)
+        if start_ns < stop_ns:
+            yield replace(event, start_ns=start_ns - from_ns, end_ns=stop_ns - from_ns)
+
+
+def build_world(scenario: Scenario) -> World:
+    """Return the world of a scenario.
+
+    Raises
+    ------
+    ScenarioError
+        When a device profile or a data file it names is missing or wrong.
+    """
+    people = roster(scenario)
+    groups = [group for group in scenario.pool for _ in range(group.count)]
+    known = {group.device: load_device(group.device, scenario.folder) for group in scenario.pool}
+    profiles = tuple(known[group.device] for group in groups)
+    promises = [group.commitment for group in groups]
+    transfer_s = [
+        profile.transfer_s if promise.transfer is None else promise.transfer
+        for profile, promise in zip(profiles, promises, strict=True)
+    ]
+    load, pv = _load_and_pv(scenario, people)
+    real_time, ahead, price_step_ns = _prices(scenario)
+    begin_ns = start_of_day_ns(scenario.start)
+    world = World(
+        scenario_name=scenario.name,
+        document=scenario.to_dict(),
+        seed=scenario.seed,
+        names=people.names,
+        profiles=profiles,
+        soc_frac=np.array([group.soc for group in groups]),
+        soh_frac=np.array([group.soh for group in groups]),
+        backup_frac=np.array([group.backup_share for group in groups]),
+        commitments=Commitments(
+            hours_h=np.array([promise.hours for promise in promises]),
+            load_w=np.array([promise.load_w for promise in promises]),
+            transfer_s=np.array(transfer_s),
+            recovery_s=np.array([promise.recovery / SECOND_NS for promise in promises]),
+        ),
+        load_w=load,
+        pv_w=pv,
+        load_step_ns=LOAD_STEP_NS,
+        prices_usd_per_mwh=real_time,
+        prices_ahead_usd_per_mwh=ahead,
+        price_step_ns=price_step_ns,
+        events=tuple(_events(scenario, people, begin_ns)),
+        start_of_day_ns=begin_ns,
+        duration_ns=scenario.duration,
+        window_from_ns=0,
+        comms=_comms(scenario.comms),
+        poll_ns=scenario.comms.poll,
+    )
+    return _sealed(world)
+
+
+def _sealed(world: World) -> World:
+    """Return the world after making its arrays read-only."""
+    for _, array in _arrays(world):
+        array.flags.writeable = False
+    return world
+
+
+def _comms(spec: CommsSpec) -> Comms:
+    return Comms(spec.latency.mean, spec.latency.p99, spec.loss, spec.timeout)
+
+
+def _events(scenario: Scenario, people: Roster, begin_ns: int) -> Iterator[Event]:
+    for number, event in enumerate(scenario.events, 1):
+        start_ns = event.at - begin_ns
+        yield Event(
+            number, event.fault, people.rows(event.target), start_ns, start_ns + event.for_, event.params
+        )
+
+
+def _load_and_pv(scenario: Scenario, people: Roster) -> tuple[Floats, Floats]:
+    """Return load and possible PV of every device, both of shape (steps, n) [W]."""
+    steps = -(-scenario.duration // LOAD_STEP_NS)
+    load = np.zeros((steps, len(people.names)))
+    pv = np.zeros_like(load)
+    first = 0
+    for number, group in enumerate(scenario.pool):
+        part = slice(first, first + group.count)
+        place = f"pool[{number}]"
+        load[:, part] = _group_load(scenario, group, people.names[part], steps, place) * group.load_scale
+        if group.pv is not None:
+            pv[:, part] = _group_pv(scenario, group.pv, people.names[part], steps, place)
+        first += group.count
+    return load, pv
+
+
+def _group_load(scenario: Scenario, group: Group, names: tuple[str, ...], steps: int, place: str) -> Floats:
+    if isinstance(group.load, LoadSeries):
+        return _series(
+            scenario, group.load, group.load.columns(group.count), (LOAD_STEP_NS, steps), f"{place}.load"
+        )
+    make = home_load_w if group.load == "synthetic-home" else municipal_shelter_w
+    start_ns = start_of_day_ns(scenario.start)
+    return np.column_stack([make(scenario.seed, name, start_ns, steps) for name in names])
+
+
+def _group_pv(scenario: Scenario, pv: PvSpec, names: tuple[str, ...], steps: int, place: str) -> Floats:
+    have = pv_homes(len(names), pv.share)
+    if isinstance(pv.source, PvSeries):
+        columns = pv.source.columns(len(names))
+        value = _series(scenario, pv.source, columns, (LOAD_STEP_NS, steps), f"{place}.pv.source")
+        if pv.source.unit == "W_per_kW":
+            value = value * pv.w_peak
+        return np.asarray(value * have, dtype=np.float64)
+    result = np.zeros((steps, len(names)))
+    for k in np.flatnonzero(have).tolist():
+        result[:, k] = pv_w(scenario.seed, names[k], pv.w_peak, start_of_day_ns(scenario.start), steps)
+    return result
+
+
+def pv_homes(count: int, share: float) -> NDArray[np.bool_]:
+    """Return which of a group's homes have PV: ``share`` of them, spread evenly, shape (count,)."""
+    whole = np.floor(np.arange(count + 1) * share + 1e-9)
+    return np.asarray(whole[1:] > whole[:-1])
+
+
+def _prices(scenario: Scenario) -> tuple[Floats, Floats, int]:
+    """Return real-time prices, day-ahead prices, and the length of an interval [ns].
+
+    Intervals are quarter hours of the clock; a start inside one begins with its rest.
+    """
+    begin_ns = start_of_day_ns(scenario.start)
+    late_ns = begin_ns % PRICE_STEP_NS
+    count = -(-(late_ns + scenario.duration) // PRICE_STEP_NS)
+    further = AHEAD_NS // PRICE_STEP_NS
+    if isinstance(scenario.prices, PriceSeries):
+        real_time, ahead = _price_series(scenario, scenario.prices, count, late_ns)
+    elif isinstance(scenario.prices, ConstantPrice):
+        real_time = np.full(count, scenario.prices.constant)
+        ahead = np.full(count + further, scenario.prices.constant)
+    else:
+        tight = scenario.prices == "synthetic-ercot-tight"
+        ahead, real_time = ercot_prices(scenario.seed, begin_ns - late_ns, count + further, tight=tight)
+        real_time = real_time[:count]
+    step_ns = math.gcd(PRICE_STEP_NS, late_ns)
+    fine, first = PRICE_STEP_NS // step_ns, late_ns // step_ns
+    last = first - (-scenario.duration // step_ns)
+    return np.repeat(real_time, fine)[first:last], np.repeat(ahead, fine)[first:], step_ns
+
+
+def _price_series(scenario: Scenario, spec: PriceSeries, count: int, late_ns: int) -> tuple[Floats, Floats]:
+    columns = (spec.column,) if spec.column_ahead is None else (spec.column, spec.column_ahead)
+    table = _series(scenario, spec, columns, (PRICE_STEP_NS, count), "prices", late_ns=late_ns)
+    return table[:, 0], table[:, 1] if spec.column_ahead is not None else np.zeros(0)
+
+
+def _series(
+    scenario: Scenario,
+    spec: Series,
+    columns: tuple[str, ...],
+    steps: tuple[int, int],
+    place: str,
+    *,
+    late_ns: int = 0,
+) -> Floats:
+    """Return columns of a data file over the run; `steps` is their length [ns] and number."""
+    # Here and not above: reading tables costs a second of start-up that most runs have no use for.
+    from .series import Window, read_series
+
+    start_ns = start_utc_ns(scenario)
+    if start_ns is None:
+        raise ScenarioError(f"{place}: found a file but no date; allowed a start such as '2024-08-01 06:00'")
+    if scenario.folder is None:
+        raise ScenarioError(f"{place}: found a file in a scenario without folder; allowed synthetic data")
+    try:
+        path: Path = resolve_path(scenario.folder, spec.file)
+        window = Window(start_ns - late_ns, *steps, scenario.time_zone)
+        return read_series(spec, columns, path, window, negative=isinstance(spec, PriceSeries))
+    except ScenarioError as error:
+        raise ScenarioError(f"{place}: {error}") from None
+
+
+def scenario_notes(scenario: Scenario) -> tuple[str, ...]:
+    """Return what a user should know about a valid scenario before they rely on it, one sentence each."""
+    notes = []
+    if scenario.feeder is not None:
+        notes.append("feeder.transformer_kva is recorded, but nothing limits or judges the feeder yet")
+    if isinstance(scenario.prices, PriceSeries) and scenario.prices.column_ahead is None:
+        notes.append("prices has no column_ahead: no day-ahead prices are published to the controller")
+    for number, group in enumerate(scenario.pool):
+        profile = load_device(group.device, scenario.folder)
+        notes += [f"pool[{number}]: {text}" for text in _promise_notes(group, profile)]
+    return tuple(notes)
+
+
+def _promise_notes(group: Group, profile: DeviceProfile) -> Iterator[str]:
+    promise, inverter = group.commitment, profile.inverter
+    if promise.load_w > inverter.power_w_discharge_max:
+        yield (
+            f"{promise.load_w:g} W is promised, but {group.device} gives at most "
+            f"{inverter.power_w_discharge_max:g} W"
+        )
+    if promise.transfer is not None and promise.transfer < profile.transfer_s:
+        taken_s = profile.transfer_s
+        yield f"transfer within {promise.transfer:g} s is promised, but {group.device} takes {taken_s:g} s"
+    reserve, capacity_wh = reserve_wh(group, profile), profile.battery.energy_wh * group.soh
+    if reserve > capacity_wh * profile.battery.soc_frac_max:
+        yield (
+            f"the promise needs {reserve:.0f} Wh at the start of an outage, but the battery holds "
+            f"{capacity_wh * profile.battery.soc_frac_max:.0f} Wh"
+        )
+    elif reserve > capacity_wh * group.soc:
+        yield f"the run starts below the reserve: {capacity_wh * group.soc:.0f} Wh of {reserve:.0f} Wh"
+
+
+def reserve_wh(group: Group, profile: DeviceProfile) -> float:
+    """Return the energy a promise needs at the start of an outage, by the bound of properties 3.2 [Wh].
+
+    Notes
+    -----
+    For advice to users; the judge has its own formula.
+    """
+    inverter, promise = profile.inverter, group.commitment
+    load_w = min(promise.load_w, inverter.power_w_discharge_max)
+    loss_frac = (inverter.loss_a_w + inverter.loss_b_w) / inverter.power_w_discharge_max
+    drain_w = load_w * (1.0 + loss_frac) + inverter.loss_c_w + inverter.standby_w
+    return profile.battery.soc_frac_min * profile.battery.energy_wh * group.soh + drain_w * promise.hours
