@@ -59,8 +59,19 @@ def unfinished_records(parent: Path) -> list[str]:
     """Describe each record under `parent` whose run never finished."""
     if not parent.is_dir():
         return []
-    states = [describe_folder(folder) for folder in sorted(parent.iterdir()) if folder.is_dir()]
-    return [state.text for state in states if state.kind == "unfinished"]
+    states = [(folder, describe_folder(folder)) for folder in sorted(parent.iterdir()) if folder.is_dir()]
+    return [f"{folder} holds {state.text}" for folder, state in states if state.kind == "unfinished"]
+
+
+def check_speed(speed: float) -> None:
+    """Refuse a speed that no bench runs at.
+
+    Raises
+    ------
+    ScenarioError
+    """
+    if not SPEED_MIN <= speed <= SPEED_MAX:
+        raise ScenarioError(f"--speed {speed:g}: allowed {SPEED_MIN:g} to {SPEED_MAX:g}")
 
 
 def run(
@@ -97,8 +108,7 @@ def run(
     RidethroughError
         The disk refused the record, or a device could not be reached.
     """
-    if not SPEED_MIN <= speed <= SPEED_MAX:
-        raise ScenarioError(f"--speed {speed:g}: allowed {SPEED_MIN:g} to {SPEED_MAX:g}")
+    check_speed(speed)
     plant = make_plant(world)
     pool = make_pool(world, plant)
     if level == "hil":
@@ -110,7 +120,7 @@ def run(
     started_s = time.perf_counter()
     writer = RecordWriter(folder, header, on_part=on_part)
     candidate.enroll()
-    bench_fault = ""
+    bench_fault = detail = ""
     try:
         if level == "mil":
             run_mil(world, plant, candidate, writer, progress)
@@ -118,11 +128,14 @@ def run(
             live = LiveBench(world, plant, pool, candidate, writer, speed=speed, progress=progress)
             asyncio.run(live.run())
             bench_fault = live.bench_fault
+            detail = (
+                f"the world stood still for {live.held_ns / 1e9:.1f} s because this machine could not keep up"
+            )
     except KeyboardInterrupt:
         writer.close("interrupted")
         raise
     reason = "completed" if candidate.fault is None else "controller failed"
-    writer.close(reason, detail=candidate.fault or "", bench_fault=bench_fault)
+    writer.close(reason, detail=candidate.fault or detail, bench_fault=bench_fault)
     ended_s = time.perf_counter()
     verdict = judge(read_record(folder))
     write_verdict(folder, verdict.to_dict())

@@ -7,8 +7,10 @@ file, 3 inconclusive, 130 interrupted.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,12 +19,14 @@ import typer
 from ridethrough.emulator.errors import RidethroughError, ScenarioError
 
 from . import bench
+from .bench import check_speed
 from .candidate import BUNDLED
 from .faults import FAULTS
 from .files import load_profile, load_scenario, profile_names, scenario_names
+from .serving import Served, is_profile, one_device, serve_site, whole_world
 from .show import Reporter, print_run
-from .units import parse_duration, parse_instant
-from .world import World, build_world
+from .units import parse_duration, parse_instant, parse_power_w, parse_ratio
+from .world import World, build_world, scenario_notes
 
 Format = Literal["table", "json"]
 INTERRUPTED = 130
@@ -41,6 +45,11 @@ FormatOption = Annotated[Format, typer.Option("--format", help="What standard ou
 
 def _print_json(facts: Any) -> None:
     print(json.dumps(facts, indent=2, sort_keys=False, allow_nan=False))
+
+
+def _watts(text: str) -> float:
+    """Return a power from the command line, where a bare number is meant in watts."""
+    return parse_power_w(text if text.endswith("W") else f"{text}W")
 
 
 def _version(asked: bool) -> None:
@@ -157,7 +166,49 @@ def list_bundled(
             print(f"{title}:")
         width = max(map(len, entries))
         for name, text in entries.items():
-            print(f"{'  ' if what == 'all' else ''}{name:<{width}}  {' '.join(text.split('. ')[0].split())}")
+            said = text.splitlines()[0].split(". ")[0].rstrip(".")
+            print(f"{'  ' if what == 'all' else ''}{name:<{width}}  {said}")
+
+
+@app.command()
+def serve(
+    what: Annotated[str, typer.Argument(help="A device profile or a scenario, bundled or a YAML file.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the first device; 0 picks free ones.")] = 0,
+    speed: Annotated[float, typer.Option(help="Bench seconds per real second.")] = 1.0,
+    soc: Annotated[str, typer.Option(help="A profile's state of charge at the start, such as 90%.")] = "90%",
+    load: Annotated[str, typer.Option(help="A profile's load, such as 900 or 0.9kW.")] = "900",
+    pv: Annotated[str, typer.Option(help="A profile's PV power, such as 3kW.")] = "0",
+    seed: Annotated[int | None, typer.Option(help="Instead of the scenario's own.")] = None,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Let other machines reach it: Modbus has no authentication.")
+    ] = False,
+    form: FormatOption = "table",
+) -> None:
+    """Serve emulated devices over Modbus TCP until interrupted.
+
+    Prints where each device answers: one line per device, its inverter as a target for the other verbs.
+    """
+    check_speed(speed)
+    if is_profile(what):
+        site = one_device(load_profile(what), parse_ratio(soc), _watts(load), _watts(pv))
+    else:
+        site = whole_world(_world(what, seed, None, None))
+
+    def ready(served: list[Served]) -> None:
+        if form == "json":
+            print(json.dumps([asdict(device) for device in served]), flush=True)
+            return
+        for device in served:
+            print(
+                f"{device.target}  {device.name}  {device.profile}  meter at unit {device.units[1]}",
+                flush=True,
+            )
+
+    try:
+        asyncio.run(serve_site(site, host, port, speed, ready, allow_remote=allow_remote))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -172,7 +223,7 @@ def validate(
         try:
             loaded = load_scenario(file)
             build_world(loaded)
-            notes[file] = []
+            notes[file] = list(scenario_notes(loaded))
         except ScenarioError as error:
             found[file] = str(error)
     if form == "json":
@@ -200,3 +251,7 @@ def main() -> None:
     except RidethroughError as error:
         print(f"ridethrough: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ridethrough.emulator._modbus import Unit
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ridethrough.emulator._modbus import Unit
 
 
 class FreezableUnit:

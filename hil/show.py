@@ -44,11 +44,11 @@ def print_run(world: World, run: Run, level: str, controller: str, *, everything
     out.print(_table(verdict, rows))
     rest = len(verdict.homes) - len(rows)
     if rest:
-        out.print(f"  and {rest} more {_outcomes(verdict, rows)}; --all shows every home")
+        out.print(f"  and {_outcomes(verdict, rows)} more; --all shows every home")
     told = sorted(pair for home in verdict.homes for pair in home.sentences[:1])
     for _, sentence in told[:_SENTENCES]:
         out.print(f"  {escape(sentence)}", soft_wrap=True)
-    out.print(f"not judged: {verdict.not_judged}", style="dim", soft_wrap=True)
+    out.print(f"{verdict.not_judged}", style="dim", soft_wrap=True)
     out.print(
         f"run {run.run_s:.2f} s, judging {run.judge_s:.2f} s; record in {escape(str(run.folder))}",
         soft_wrap=True,

@@ -1,0 +1,321 @@
+"""Finding the SunSpec models of a unit: the marker, the chain of models, and who made the device.
+
+Rule of this file: a map that can be read in one way only is accepted, with a warning where it bends the
+standard; a map that could be read in two ways is refused, with the register at which it breaks.
+
+What is accepted: a common model of 65 registers; no end model, when nothing but an exception follows the last
+model; an end model without a length; a second common model, which begins a second device in the same map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from . import sunspec_points
+from .modbus_link import ILLEGAL_ADDRESS, ILLEGAL_VALUE, READ_REGISTERS_MAX, TargetError, Unit
+
+BASES: Final = (40000, 0, 50000)
+"""Where a map may begin (SunSpec Device Information Model Specification), most common first."""
+
+MARKER: Final = [0x5375, 0x6E53]  # "SunS"
+END: Final = 0xFFFF
+COMMON: Final = 1
+
+MODELS_MAX: Final = 200
+_SPLITS_MAX: Final = 64
+_REGISTERS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model of a map.
+
+    Attributes
+    ----------
+    id : int
+    name : str
+        As SunSpec calls it; empty for a model it does not know.
+    address : int
+        Of the register that holds the id.
+    length : int
+        L as the device states it: registers behind the two of the header.
+    known : bool
+    part : int
+        0 for the device itself, 1 for the device that a second common model begins, and so on.
+    """
+
+    id: int
+    name: str
+    address: int
+    length: int
+    known: bool
+    part: int
+
+    @property
+    def count(self) -> int:
+        """Registers with the header."""
+        return self.length + 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelImage:
+    """What one model held when it was read.
+
+    Attributes
+    ----------
+    entry : ModelEntry
+    registers : Registers
+    points : mapping of str to Point
+        By name.
+    """
+
+    entry: ModelEntry
+    registers: sunspec_points.Registers
+    points: Mapping[str, sunspec_points.Point]
+
+    def value(self, name: str) -> sunspec_points.Value | None:
+        """Return a point's value, None where the device has none."""
+        point = self.points.get(name)
+        return None if point is None else sunspec_points.value_of(point, self.registers)
+
+    def number(self, name: str) -> float:
+        """Return a point's value as a number, NaN where the device has none."""
+        value = self.value(name)
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    def scale(self, name: str) -> int | None:
+        """Return the power of ten of a point's values, None where its scale factor says nothing usable."""
+        return sunspec_points.scale_of(self.points[name], self.registers)
+
+    def address(self, name: str) -> int:
+        """Return the address of a point's first register."""
+        return self.entry.address + self.points[name].offset
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who made a device, from model 1; empty where it does not say.
+
+    Attributes
+    ----------
+    manufacturer, model, serial, version : str
+    """
+
+    manufacturer: str
+    model: str
+    serial: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMap:
+    """What a unit serves.
+
+    Attributes
+    ----------
+    unit : int
+    base : int
+        Address of the marker.
+    models : tuple of ModelEntry
+        In map order.
+    identity : Identity
+    warnings : tuple of str
+        Where the map bends the standard.
+    """
+
+    unit: int
+    base: int
+    models: tuple[ModelEntry, ...]
+    identity: Identity
+    warnings: tuple[str, ...]
+
+    def find(self, model: int, index: int = 0) -> ModelEntry | None:
+        """Return the `index`-th model with this id, None when there is none."""
+        found = [entry for entry in self.models if entry.id == model]
+        return found[index] if 0 <= index < len(found) else None
+
+    def own(self, model: int) -> ModelEntry | None:
+        """Return the first model with this id that belongs to the device itself."""
+        return next((entry for entry in self.models if entry.id == model and entry.part == 0), None)
+
+
+async def discover(unit: Unit, bases: tuple[int, ...] = BASES) -> DeviceMap:
+    """Find and walk the map of a unit.
+
+    Raises
+    ------
+    TargetError
+        No answer, no SunSpec map, or a chain that breaks; the message says at which register.
+    """
+    base = await _find_base(unit, bases)
+    entries, warnings = await _walk(unit, base)
+    registers = await unit.read(entries[0].address, min(entries[0].count, READ_REGISTERS_MAX), "model 1")
+    texts = dict.fromkeys(("Mn", "Md", "SN", "Vr"), "")
+    for name, point in sunspec_points.fixed_points(COMMON, entries[0].length).items():
+        if name in texts:
+            texts[name] = str(sunspec_points.value_of(point, registers) or "")
+    return DeviceMap(unit.number, base, tuple(entries), Identity(*texts.values()), tuple(warnings))
+
+
+async def _find_base(unit: Unit, bases: tuple[int, ...]) -> int:
+    faults = []
+    for base in bases:
+        try:
+            if await unit.read(base, 2, "the SunSpec marker") == MARKER:
+                return base
+        except TargetError as fault:
+            # A missing register, or silence at a block that is not served, leaves the other bases open.
+            if not fault.silent and fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                raise
+            faults.append(fault)
+    if len(faults) == len(bases) and all(fault.silent for fault in faults):
+        raise faults[0]
+    places = ", ".join(map(str, bases))
+    raise unit.fault(
+        f"no SunSpec marker (SunS) at register {places}: no SunSpec device, or another unit id", refused=True
+    )
+
+
+async def _walk(unit: Unit, base: int) -> tuple[list[ModelEntry], list[str]]:
+    entries: list[ModelEntry] = []
+    warnings: list[str] = []
+    address, part = base + len(MARKER), -1
+    while True:
+        header = await _header(unit, address, entries, warnings)
+        if header is None:
+            break
+        model, length = header
+        if not entries and model != COMMON:
+            raise _broken(unit, address, entries, f"the first model must be 1, found {model}")
+        if model == 0 or length == 0 or address + 2 + length > _REGISTERS:
+            raise _broken(unit, address, entries, f"found model {model} with length {length}")
+        if len(entries) == MODELS_MAX:
+            raise _broken(unit, address, entries, f"more than {MODELS_MAX} models and no end")
+        part += model == COMMON
+        known = sunspec_points.definition(model) is not None
+        entries.append(ModelEntry(model, sunspec_points.label_of(model), address, length, known, part))
+        address += 2 + length
+    warnings += [text for entry in entries if (text := _odd_length(entry))]
+    if part > 0:
+        warnings.append(f"{part + 1} common models: what follows the second belongs to another device")
+    return entries, warnings
+
+
+async def _header(
+    unit: Unit, address: int, entries: list[ModelEntry], warnings: list[str]
+) -> tuple[int, int] | None:
+    """Return id and length of the model at `address`, None at the end of the chain."""
+    what = "a model's id and length"
+    if address + 2 > _REGISTERS:
+        raise _broken(unit, address, entries, "the last register is reached without an end model")
+    try:
+        model, length = await unit.read(address, 2, what)
+        return None if model == END else (model, length)
+    except TargetError as fault:
+        if not entries or fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+            raise
+    try:
+        (model,) = await unit.read(address, 1, what)
+    except TargetError as fault:
+        if fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+            raise
+        if any(_odd_length(entry) for entry in entries if entry.id != COMMON):
+            raise _broken(unit, address, entries, f"exception {fault.code}") from None
+        warnings.append(f"no end model behind model {entries[-1].id} (register {address})")
+        return None
+    if model != END:
+        raise _broken(unit, address, entries, f"found model {model} without a length")
+    warnings.append(f"the end model (register {address}) has no length")
+    return None
+
+
+def _odd_length(entry: ModelEntry) -> str:
+    """Return what is odd about a model's length; empty when nothing is."""
+    wanted = sunspec_points.fixed_length(entry.id)
+    if wanted is None or wanted == entry.length:
+        return ""
+    return (
+        f"model {entry.id} (register {entry.address}) states length {entry.length}, its definition {wanted}"
+    )
+
+
+def _broken(unit: Unit, address: int, entries: list[ModelEntry], found: str) -> TargetError:
+    behind = f" behind model {entries[-1].id}" if entries else ""
+    odd = [text for entry in entries if entry.id != COMMON and (text := _odd_length(entry))]
+    hint = f"; {odd[-1]}: that length is probably wrong" if odd else ""
+    return unit.fault(
+        f"the chain of models breaks at register {address}{behind}: {found}{hint}", refused=True
+    )
+
+
+async def read_model(unit: Unit, entry: ModelEntry) -> sunspec_points.Registers:
+    """Return all registers of a model from its id on; None where the device refuses to show one.
+
+    Up to 125 registers are one request.  A longer model is read in several, cut between points where its
+    definition tells.  A block that is refused is halved until the refused registers stand alone.
+
+    Raises
+    ------
+    TargetError
+        No answer, nothing readable, or another model than the map says.
+    """
+    borders = {point.offset for point in sunspec_points.fixed_points(entry.id, entry.length).values()}
+    free = max(borders, default=0)
+    borders |= set(range(free + 1, entry.count))
+    registers: list[int | None] = [None] * entry.count
+    spans = _cut(entry.count, borders)
+    refused: TargetError | None = None
+    splits = 0
+    while spans:
+        first, last = spans.pop(0)
+        try:
+            registers[first:last] = await unit.read(entry.address + first, last - first, f"model {entry.id}")
+        except TargetError as fault:
+            if fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                raise
+            refused = fault
+            inside = [border for border in borders if first < border < last]
+            if inside and splits < _SPLITS_MAX:
+                splits += 1
+                middle = min(inside, key=lambda border: abs(2 * border - first - last))
+                spans[:0] = [(first, middle), (middle, last)]
+    if refused is not None and all(word is None for word in registers):
+        raise refused
+    check_header(unit, entry, registers)
+    return registers
+
+
+async def read_image(unit: Unit, entry: ModelEntry) -> ModelImage:
+    """Return a model as it is now; see `read_model`."""
+    registers = await read_model(unit, entry)
+    return ModelImage(entry, registers, sunspec_points.all_points(entry.id, entry.length, registers))
+
+
+def _cut(count: int, borders: set[int]) -> list[tuple[int, int]]:
+    """Cut `count` registers into requests, at borders."""
+    spans = []
+    first = 0
+    while count - first > READ_REGISTERS_MAX:
+        last = max(border for border in borders if first < border <= first + READ_REGISTERS_MAX)
+        spans.append((first, last))
+        first = last
+    return [*spans, (first, count)]
+
+
+def check_header(unit: Unit, entry: ModelEntry, registers: sunspec_points.Registers) -> None:
+    """Refuse registers that do not begin with the id and length of the model they are taken for.
+
+    Raises
+    ------
+    TargetError
+        The map has changed since it was discovered, or the device sent an empty frame.
+    """
+    if registers[0] not in (entry.id, None) or registers[1] not in (entry.length, None):
+        raise unit.fault(
+            f"register {entry.address} holds model {registers[0]} with length {registers[1]}, "
+            f"not model {entry.id} with length {entry.length}: the map has changed",
+            refused=True,
+        )

@@ -1,0 +1,497 @@
+"""The crash-safe record of one run: a folder of its own, readable by anything that reads Parquet.
+
+Rules of this file.  A file appears under its name only when it is whole and on the disk: it is written as
+``NAME.tmp``, flushed, synchronised, renamed, and the folder is synchronised.  What was acknowledged
+(`on_part`) survives a killed process.  Nothing here reads a clock, so equal runs give equal bytes.
+
+======================  ====================================================================================
+``run.json``            written first: what was run, the devices with their commitments, the events
+``truth-00001.parquet`` and so on, each table in numbered parts: `truth`, `commands`, `telemetry`
+``end.json``            written last: its presence marks a finished record
+``verdict.json``        added later by the judge
+======================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from ridethrough.emulator.errors import InvariantError, RidethroughError, ScenarioError
+
+from .header import FORMAT_VERSION, clock_text, completed, header_faults
+
+TABLES: Final[Mapping[str, Mapping[str, str]]] = {
+    # One row is one device over (t_ns - dt_ns, t_ns].
+    "truth": {
+        "t_ns": "i8",
+        "dt_ns": "i8",
+        "device": "i2",  # position in run.json's devices
+        "status": "i1",  # at the end; position in run.json's status_names
+        "grid_good": "i1",  # during the whole interval
+        "energy_wh": "f8",  # at the end
+        "energy_wh_low": "f8",
+        "energy_wh_high": "f8",
+        "power_w": "f4",  # mean, as all powers without a qualifier
+        "power_w_low": "f4",
+        "power_w_high": "f4",
+        "slew_w_per_s_high": "f4",
+        "import_w": "f4",
+        "dead_import_w_high": "f4",  # greatest |import| while the grid was not good
+        "pv_w": "f4",
+        "load_w": "f4",
+        "backup_load_w": "f4",  # demand of the backup panel, constant in the interval
+        "backup_served_w": "f4",
+    },
+    "commands": {
+        "t_ns": "i8",  # decided
+        "arrival_ns": "i8",  # -1: lost
+        "device": "i2",
+        "power_w": "f8",  # NaN: left alone
+        "validity_s": "f8",
+        "reserve_soc_frac": "f8",  # NaN: left alone
+        "outcome": "i1",  # position in OUTCOMES
+    },
+    "telemetry": {
+        "received_ns": "i8",
+        "measured_ns": "i8",
+        "device": "i2",
+        "soc_frac": "f8",
+        "power_w": "f8",
+        "import_w": "f8",
+        "grid_good": "f4",
+    },
+}
+"""Columns of each table, in order, with their NumPy types (stored little-endian)."""
+
+OUTCOMES: Final = ("delivered", "lost", "refused")
+"""What became of a command; its number is kept in the column `outcome`."""
+
+REASONS: Final = ("completed", "interrupted", "controller failed")
+"""Why a record ended."""
+
+Column = NDArray[Any]
+Columns = Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """One part that is safely on the disk."""
+
+    table: str
+    number: int
+    path: Path
+    rows: int
+    t_ns_last: int
+    """Last value of the table's first column [ns]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one run left behind.
+
+    Attributes
+    ----------
+    header : dict
+        Content of run.json.
+    truth, commands, telemetry : dict of str to ndarray
+        The columns of `TABLES`; all arrays of one table have the same length.
+    end : dict or None
+        Content of end.json; None when the record was never finished.
+    """
+
+    header: dict[str, Any]
+    truth: dict[str, Column]
+    commands: dict[str, Column]
+    telemetry: dict[str, Column]
+    end: dict[str, Any] | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the bench finished this record."""
+        return self.end is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FolderState:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    kind : str
+        absent, empty, finished, unfinished or foreign.
+    text : str
+        The same in words, for a message.
+    """
+
+    kind: str
+    text: str
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder for synchronising; its rename is journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_aside(path: Path, content: bytes | memoryview) -> None:
+    """Make `path` appear with `content`, whole and durable, or not at all."""
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with aside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if not isinstance(error, FileExistsError):
+            aside.unlink(missing_ok=True)
+        raise RidethroughError(
+            f"{path}: cannot be written: {error.strerror or error}. Parts written before it are safe. "
+            "Make room or mend the permission, then run again into a new folder."
+        ) from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise InvariantError(f"{path.name}: holds something JSON cannot say: {error}") from error
+    _write_aside(path, (text + "\n").encode())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ScenarioError(f"{path}: damaged: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ScenarioError(f"{path}: damaged: found {type(content).__name__}, allowed is a JSON object")
+    return content
+
+
+class _Table:
+    """Buffer of one table: one array per column, filled from the front."""
+
+    __slots__ = ("arrays", "filled", "name", "parts", "rows", "size")
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.filled = 0
+        self.rows = 0  # on the disk
+        self.parts = 0
+        self.arrays = [(column, np.empty(size, kind)) for column, kind in TABLES[name].items()]
+
+    def check(self, columns: Columns) -> int:
+        """Return the number of rows of a block.
+
+        Raises
+        ------
+        InvariantError
+            When the block has not exactly this table's columns, all equally long.
+        """
+        wanted = TABLES[self.name]
+        if columns.keys() != wanted.keys():
+            odd = ", ".join(sorted(columns.keys() ^ wanted.keys()))
+            raise InvariantError(f"{self.name}: missing or unknown columns: {odd}")
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1:
+            raise InvariantError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
+        return lengths.pop()
+
+    def take(self, columns: Columns, begin: int, rows: int) -> int:
+        """Buffer what fits of a block's rows from `begin` on; return how many."""
+        here = self.filled
+        there = min(here + rows - begin, self.size)
+        if there - here == rows:  # a whole tick, nearly always: no slicing of the source
+            for column, array in self.arrays:
+                array[here:there] = columns[column]
+        else:
+            for column, array in self.arrays:
+                array[here:there] = columns[column][begin : begin + there - here]
+        self.filled = there
+        return there - here
+
+    def part(self) -> memoryview:
+        """Return the buffered rows as one Parquet file."""
+        table = pa.table({column: array[: self.filled] for column, array in self.arrays})
+        sink = pa.BufferOutputStream()
+        # Dictionaries pay for whole numbers only; measured 30 ms for 200,000 rows of truth, against 150 ms.
+        whole = [column for column, kind in TABLES[self.name].items() if kind.startswith("i")]
+        pq.write_table(
+            table,
+            sink,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=whole,
+            write_statistics=whole,
+            write_page_checksum=True,
+            store_schema=False,
+        )
+        return memoryview(sink.getvalue())
+
+
+class RecordWriter:
+    """Writes one run into one folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent; must be empty.
+    header : mapping
+        What run.json says; the keys that must be there are listed in header.py.
+    part_rows : int
+        Rows per part.
+    on_part : callable, optional
+        Called with each part once it is safely on the disk.
+
+    Raises
+    ------
+    ScenarioError
+        When the folder holds anything or cannot be made.
+    RidethroughError
+        When the disk refuses a file, here or later.
+    InvariantError
+        When header or rows are not as the format wants them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        *,
+        part_rows: int = 200_000,
+        on_part: Callable[[PartInfo], None] | None = None,
+    ) -> None:
+        if part_rows < 1:
+            raise InvariantError(f"part_rows must be at least 1, found {part_rows}")
+        whole = completed(header)
+        faults = header_faults(whole)
+        if faults:
+            raise InvariantError("run.json would be wrong: " + "; ".join(faults))
+        _prepare_folder(folder)
+        self.folder = folder
+        self._on_part = on_part
+        self._tables = {name: _Table(name, part_rows) for name in TABLES}
+        self._end_ns = 0
+        self._closed = False
+        _write_json(folder / "run.json", whole)
+
+    def append_truth(self, columns: Columns) -> None:
+        """Add rows of truth: a block of equally long arrays, one per column of `TABLES`."""
+        self._append(self._tables["truth"], columns)
+
+    def append_commands(self, columns: Columns) -> None:
+        """Add rows of commands."""
+        self._append(self._tables["commands"], columns)
+
+    def append_telemetry(self, columns: Columns) -> None:
+        """Add rows of telemetry."""
+        self._append(self._tables["telemetry"], columns)
+
+    def flush(self) -> None:
+        """Put everything appended so far on the disk."""
+        for table in self._tables.values():
+            self._write_part(table)
+
+    def close(self, reason: str, *, detail: str = "", bench_fault: str = "") -> None:
+        """Finish the record.
+
+        Parameters
+        ----------
+        reason : str
+            One of `REASONS`.
+        detail : str
+            What the reason means here, such as the controller's exception.
+        bench_fault : str
+            What was wrong with the bench itself, such as a clock that lagged; makes the verdict inconclusive.
+        """
+        if reason not in REASONS:
+            raise InvariantError(f"reason must be one of {', '.join(REASONS)}; found {reason!r}")
+        self.flush()
+        self._closed = True
+        end = {
+            "reason": reason,
+            "detail": detail,
+            "bench_fault": bench_fault,
+            "end_ns": self._end_ns,
+            "rows": {name: table.rows for name, table in self._tables.items()},
+            "parts": {name: table.parts for name, table in self._tables.items()},
+        }
+        _write_json(self.folder / "end.json", end)
+
+    def _append(self, table: _Table, columns: Columns) -> None:
+        if self._closed:
+            raise InvariantError(f"{self.folder}: the record is closed")
+        rows, done = table.check(columns), 0
+        while done < rows:
+            done += table.take(columns, done, rows)
+            if table.filled == table.size:
+                self._write_part(table)
+
+    def _write_part(self, table: _Table) -> None:
+        if table.filled == 0:
+            return
+        number = table.parts + 1
+        path = self.folder / _part_name(table.name, number)
+        _write_aside(path, table.part())
+        last_ns = int(table.arrays[0][1][table.filled - 1])
+        if table.name == "truth":
+            self._end_ns = last_ns
+        info = PartInfo(table.name, number, path, table.filled, last_ns)
+        table.parts, table.rows, table.filled = number, table.rows + table.filled, 0
+        if self._on_part is not None:
+            self._on_part(info)
+
+
+def _part_name(table: str, number: int) -> str:
+    return f"{table}-{number:05d}.parquet"
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make `folder`, or see that it is empty."""
+    try:
+        state = describe_folder(folder)
+        if state.kind not in ("absent", "empty"):
+            raise ScenarioError(
+                f"{folder}: holds {state.text}. Allowed is an empty folder or a new one: "
+                "choose another, or remove this one."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise ScenarioError(
+            f"{folder}: cannot be made: {error.strerror or error}. Choose a folder you may write to."
+        ) from error
+
+
+def describe_folder(folder: Path) -> FolderState:
+    """Say what a folder holds, for a user who is about to record into it."""
+    if not folder.exists():
+        return FolderState("absent", "nothing")
+    if not folder.is_dir():
+        return FolderState("foreign", "a file, not a folder")
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not names:
+        return FolderState("empty", "nothing")
+    if "run.json" not in names:
+        if names == ["run.json.tmp"]:
+            return FolderState("unfinished", "an unfinished record without a single part")
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return FolderState("foreign", f"other files ({shown})")
+    if "end.json" in names:
+        return FolderState("finished", "a finished record")
+    parts = sum(name.endswith(".parquet") for name in names)
+    until = _recorded_until(folder, [name for name in names if name.startswith("truth-")])
+    return FolderState("unfinished", f"an unfinished record{until}, {parts} part{'s' * (parts != 1)}")
+
+
+def _recorded_until(folder: Path, names: list[str]) -> str:
+    """Return ", recorded until 18:03:20", as far as it can be told."""
+    whole = [name for name in names if name.endswith(".parquet")]
+    try:
+        if not whole:
+            return ""
+        times = pq.ParquetFile(folder / max(whole)).read(["t_ns"])["t_ns"]
+        start_ns = int(_read_json(folder / "run.json")["start_of_day_ns"])
+        return f", recorded until {clock_text(times[-1].as_py(), start_ns)}"
+    except (OSError, pa.ArrowException, ScenarioError, KeyError, TypeError, ValueError) as error:
+        return f", damaged ({type(error).__name__})"
+
+
+def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Path:
+    """Add or replace ``verdict.json`` in a record's folder; return its path."""
+    path = folder / "verdict.json"
+    path.with_name("verdict.json.tmp").unlink(missing_ok=True)  # left by a judge that was killed
+    _write_json(path, verdict)
+    return path
+
+
+def read_record(folder: Path) -> Record:
+    """Read one record, finished or not; files named ``*.tmp`` are ignored.
+
+    Raises
+    ------
+    ScenarioError
+        When the folder is not a record, is of another format version, or has a missing or damaged part.
+    """
+    if not (folder / "run.json").is_file():
+        raise ScenarioError(
+            f"{folder}: not a record: run.json is missing; found {describe_folder(folder).text}"
+        )
+    header = _read_json(folder / "run.json")
+    version = header.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ScenarioError(
+            f"{folder / 'run.json'}: format_version: found {version!r}; this version of ridethrough reads "
+            f"{FORMAT_VERSION}"
+        )
+    faults = header_faults(header)
+    if faults:
+        raise ScenarioError("\n".join(f"{folder / 'run.json'}: {fault}" for fault in faults))
+    end = _read_json(folder / "end.json") if (folder / "end.json").exists() else None
+    if end is not None:
+        _check_end(folder, end)
+    tables = {name: _read_table(folder, name, end) for name in TABLES}
+    return Record(header, tables["truth"], tables["commands"], tables["telemetry"], end)
+
+
+def _check_end(folder: Path, end: dict[str, Any]) -> None:
+    """Raise unless end.json says what a finished record says."""
+    texts = all(isinstance(end.get(key), str) for key in ("detail", "bench_fault"))
+    counts = all(
+        isinstance(end.get(key), dict) and all(type(end[key].get(name)) is int for name in TABLES)
+        for key in ("rows", "parts")
+    )
+    if not texts or not counts or end.get("reason") not in REASONS or type(end.get("end_ns")) is not int:
+        raise ScenarioError(f"{folder / 'end.json'}: damaged: reason, detail, rows, parts or end_ns is wrong")
+
+
+def _read_table(folder: Path, name: str, end: dict[str, Any] | None) -> dict[str, Column]:
+    """Return all rows of one table, its parts in order."""
+    paths = sorted(folder.glob(f"{name}-*.parquet"))
+    count = len(paths) if end is None else max(len(paths), end["parts"][name])
+    wanted = [folder / _part_name(name, number) for number in range(1, count + 1)]
+    for path in wanted:
+        if path not in paths:
+            raise ScenarioError(
+                f"{folder}: part {path.name} is missing; the record cannot be judged without it"
+            )
+    parts = [_read_part(path, name) for path in wanted]
+    columns = {
+        column: np.concatenate([np.empty(0, kind), *(part[column] for part in parts)])
+        for column, kind in TABLES[name].items()
+    }
+    rows = len(next(iter(columns.values())))
+    if end is not None and rows != end["rows"][name]:
+        raise ScenarioError(f"{folder}: {name} has {rows} rows; end.json says {end['rows'][name]}")
+    return columns
+
+
+def _read_part(path: Path, name: str) -> dict[str, Column]:
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException) as error:
+        raise ScenarioError(f"{path}: damaged part: {str(error).splitlines()[0]}") from error
+    found = {field.name: np.dtype(field.type.to_pandas_dtype()) for field in table.schema}
+    wanted = {column: np.dtype(kind) for column, kind in TABLES[name].items()}
+    if found != wanted:
+        odd = ", ".join(f"{c} {found.get(c)}" for c in {**found, **wanted} if found.get(c) != wanted.get(c))
+        raise ScenarioError(f"{path}: damaged part: unexpected columns: {odd}")
+    return {column: table[column].to_numpy() for column in wanted}

@@ -1,0 +1,137 @@
+"""The model level: the same run gives the same bytes, and each fault is seen to act."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ridethrough.hil.bench import run
+from ridethrough.hil.files import scenario_from_dict
+from ridethrough.hil.record import OUTCOMES, Record, read_record
+from ridethrough.hil.world import build_world
+
+MINUTE_NS = 60 * 10**9
+
+
+def document(*events: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "model",
+        "seed": 5,
+        "start": "16:00",
+        "duration": "90min",
+        "pool": [
+            {
+                "count": 2,
+                "device": "home-13kwh-5kw",
+                "commitment": {"hours": 2, "load_w": 500},
+                "load": "synthetic-home",
+            }
+        ],
+        "prices": {"constant": 50},
+        "comms": {"poll": "10s", "loss": "0%"},
+        "events": list(events),
+        **changes,
+    }
+
+
+def recorded(folder: Path, source: dict[str, Any], controller: str = "reserve") -> Record:
+    run(build_world(scenario_from_dict(source)), controller, folder)
+    return read_record(folder)
+
+
+def event(fault: str, at: str, length: str, target: Any = "all", **params: Any) -> dict[str, Any]:
+    return {"at": at, "fault": fault, "target": target, "for": length, **params}
+
+
+def digest(folder: Path) -> str:
+    files = sorted(folder.iterdir())
+    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+def test_one_seed_gives_the_same_bytes_in_every_process_and_another_seed_others(tmp_path: Path) -> None:
+    digests = []
+    for name, seed, hash_seed in (("a", "7", "0"), ("b", "7", "123"), ("c", "8", "0")):
+        command = [sys.executable, "-m", "ridethrough.hil.cli", "run", "one-home", "--seed", seed]
+        command += ["--out", str(tmp_path / name), "--progress", "none"]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        digests.append(digest(tmp_path / name))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_an_outage_reaches_exactly_its_targets(tmp_path: Path) -> None:
+    record = recorded(tmp_path / "r", document(event("grid.outage", "16:30", "10min", [1])))
+    truth = record.truth
+    dark = truth["grid_good"] == 0
+    assert set(truth["device"][dark]) == {0}
+    assert truth["dt_ns"][dark].sum() == 10 * MINUTE_NS
+    assert truth["dt_ns"][dark].max() == 10**9  # second by second
+
+
+def test_rows_cover_the_time_of_every_device_without_gap(tmp_path: Path) -> None:
+    record = recorded(tmp_path / "r", document(event("grid.outage", "16:30:07", "33s", [2])))
+    for device in (0, 1):
+        mine = record.truth["device"] == device
+        t_ns, dt_ns = record.truth["t_ns"][mine], record.truth["dt_ns"][mine]
+        assert (t_ns - dt_ns == np.concatenate([[0], t_ns[:-1]])).all()
+        assert t_ns[-1] == 90 * MINUTE_NS
+
+
+@pytest.mark.parametrize(
+    ("direction", "reads", "writes"), [("both", 0, 0), ("telemetry", 0, 1), ("commands", 1, 0)]
+)
+def test_a_partition_stops_what_it_says(tmp_path: Path, direction: str, reads: int, writes: int) -> None:
+    source = document(
+        event("comms.partition", "16:20", "30min", direction=direction), prices={"constant": 50}
+    )
+    record = recorded(tmp_path / "r", source, "hold")
+    begin, end = 20 * MINUTE_NS, 50 * MINUTE_NS
+    measured = record.telemetry["measured_ns"]
+    inside = (measured >= begin) & (measured < end)
+    assert bool(inside.any()) is bool(reads)
+    decided = record.commands["t_ns"]
+    sent = record.commands["outcome"][(decided >= begin) & (decided < end)]
+    if not writes:
+        assert (sent == OUTCOMES.index("lost")).all()
+
+
+def test_frozen_telemetry_repeats_and_its_stamp_stands_or_lies(tmp_path: Path) -> None:
+    frozen = event("telemetry.frozen", "16:20", "20min", [1], stamp="frozen")
+    fresh = event("telemetry.frozen", "16:20", "20min", [2], stamp="fresh")
+    telemetry = recorded(tmp_path / "r", document(frozen, fresh)).telemetry
+    during = (telemetry["received_ns"] > 21 * MINUTE_NS) & (telemetry["received_ns"] < 40 * MINUTE_NS)
+    for device, stamps in ((0, 1), (1, 100)):
+        mine = during & (telemetry["device"] == device)
+        assert len(set(telemetry["soc_frac"][mine])) == 1
+        assert len(set(telemetry["measured_ns"][mine])) >= stamps
+    mine = during & (telemetry["device"] == 0)
+    assert set(telemetry["measured_ns"][mine]) == {int(telemetry["measured_ns"][mine][0])}
+
+
+def test_latency_delays_what_is_received(tmp_path: Path) -> None:
+    slow = event("comms.latency", "16:20", "30min", [1], mean="1s", p99="3s")
+    telemetry = recorded(tmp_path / "r", document(slow)).telemetry
+    age = telemetry["received_ns"] - telemetry["measured_ns"]
+    during = (telemetry["measured_ns"] >= 20 * MINUTE_NS) & (telemetry["measured_ns"] < 50 * MINUTE_NS)
+    mean = {device: age[during & (telemetry["device"] == device)].mean() for device in (0, 1)}
+    assert mean[0] > 0.8e9 > 0.3e9 > mean[1]
+
+
+def test_a_command_beyond_the_rating_is_refused_not_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ridethrough.controllers import market
+
+    monkeypatch.setattr(market, "wish_w", lambda device, prices: 2.0 * device.power_w_discharge_max)
+    monkeypatch.setattr("ridethrough.controllers.greedy.wish_w", market.wish_w)
+    record = recorded(tmp_path / "r", document(), "greedy")
+    assert set(record.commands["outcome"]) == {OUTCOMES.index("refused")}
+    assert abs(record.truth["power_w"]).max() < 1000.0
