@@ -2,7 +2,8 @@
 
 Everything else is declared in pyproject.toml.  The folders at the top of the repository are imported as
 ridethrough.<folder>.  Cython and mypy find modules by path alone, so build/names/ridethrough links each
-folder under its import name.  RIDETHROUGH_BOUNDSCHECK=1 builds for debugging: array bounds checked, symbols kept.
+folder under its import name.  RIDETHROUGH_BOUNDSCHECK=1 builds for debugging: array bounds checked, symbols
+kept.
 """
 
 import os
@@ -49,12 +50,13 @@ def extensions() -> list[Extension]:
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
     if not checked:
         flags.append("-g0")  # a distribution's Python asks for symbols: seven times the size
+    headers = sorted(str(header) for header in Path("emulator").glob("*.h"))
     modules = [
         Extension(
             f"ridethrough.emulator.{name}",
             [f"emulator/{name}.pyx"],
             include_dirs=["emulator", str(INCLUDE)],
-            depends=["emulator/_step.h", str(INCLUDE / "_fields.h")],
+            depends=[*headers, str(INCLUDE / "_fields.h")],
             extra_compile_args=flags,
         )
         for name in ("_kernel", "_registers", "_modbus")

@@ -1,0 +1,450 @@
+"""SunSpec register map of a device, compiled from the standard's own model definitions and a profile.
+
+Duty: give every point of every served model its address, type, scale factor and limits, and the map its
+bytes.
+A `Layout` depends on the profile alone; image.py joins it to one device of a plant.
+
+Rules of this file: positions, types and symbols come from the definitions that pysunspec2 ships, never from a
+table of ours.  Which point shows what is said in sunspec.py.  A point that is not served carries its type's
+"not implemented" pattern.  A value that cannot be shown, such as a rating too large for its register, is the
+profile's mistake and is reported as such before anything runs.
+
+References
+----------
+SunSpec Device Information Model Specification: markers, chain of models, scale factors,
+not-implemented values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _registers, sunspec
+from .errors import InvariantError, ScenarioError
+from .points import NUMBER_TYPES, ROUNDED_DOWN, Point
+from .profile import DeviceProfile
+
+QUANTITIES: Final[Mapping[str, int]] = {name: k for k, name in enumerate(_registers.quantity_names())}
+"""Dynamic quantities and their order in the compiled image."""
+
+SOC_POINTS: Final = ((713, "SoC"), (124, "ChaState"), (802, "SoC"))
+"""Where a client reads the state of charge, best first."""
+
+_MARKER: Final = b"SunS"
+_END: Final = b"\xff\xff\x00\x00"
+_PAD: Final = b"\x80\x00"
+
+
+# The finest resolution worth serving, as a power of ten, by the unit SunSpec gives a point.
+_FINEST: Final[Mapping[str, int]] = {
+    "V": -1,
+    "A": -2,
+    "Hz": -3,
+    "AH": -2,
+    "Ah": -2,
+    "%": -2,
+    "cos()": -2,
+    "": -3,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The register map of one unit.
+
+    Attributes
+    ----------
+    profile : DeviceProfile
+    meter : bool
+        The meter unit; else the inverter unit.
+    base_address, count : int
+        Address of the first register, and how many there are.
+    models : tuple of int
+        Model ids in map order.
+    points : tuple of Point
+        Every point of every model, in map order.
+    point_at : tuple of (Point or None), length count
+        The point each register belongs to; None for the marker and the end model.
+    initial : bytes
+        The whole map with its constants; dynamic points are blank.
+    table : PointTable
+        How the dynamic points are encoded.
+    by_name : mapping of (int, str) to Point
+        By model and point name.
+    """
+
+    profile: DeviceProfile
+    meter: bool
+    base_address: int
+    models: tuple[int, ...]
+    points: tuple[Point, ...]
+    point_at: tuple[Point | None, ...]
+    initial: bytes
+    table: _registers.PointTable
+    by_name: Mapping[tuple[int, str], Point]
+
+    @property
+    def count(self) -> int:
+        """Registers in the map."""
+        return len(self.point_at)
+
+    def point(self, model: int, name: str) -> Point:
+        """Return one point.
+
+        Raises
+        ------
+        ScenarioError
+            When the map has no such point.
+        """
+        try:
+            return self.by_name[model, name]
+        except KeyError:
+            served = ", ".join(map(str, self.models))
+            raise ScenarioError(
+                f"profile {self.profile.profile}: no point {model}.{name}; models served: {served}"
+            ) from None
+
+
+@cache
+def _definition(model: int) -> Mapping[str, Any]:
+    """Return a model's definition, from the installed package only."""
+    path = files("sunspec2") / "models" / "json" / f"model_{model}.json"
+    group: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["group"]
+    return group
+
+
+def _flatten(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the points of a definition in map order; a group inside it prefixes its points' names."""
+    for point in group.get("points", ()):
+        yield prefix + point["name"], point
+    for inner in group.get("groups", ()):
+        if inner.get("count", 1) != 1:
+            raise InvariantError(f"group {inner['name']} repeats: such a model cannot be laid out")
+        yield from _flatten(inner, f"{prefix}{inner['name']}.")
+
+
+def _units(definition: Mapping[str, Any]) -> str:
+    return str(definition.get("units") or "").strip()
+
+
+def _is_percent(definition: Mapping[str, Any]) -> bool:
+    return _units(definition).startswith("%") or _units(definition) == "Pct"
+
+
+class _Compiler:
+    """Builds one Layout; holds what its steps share."""
+
+    def __init__(self, profile: DeviceProfile, meter: bool) -> None:
+        self.profile = profile
+        self.meter = meter
+        self.constants = sunspec.constants(profile)
+        self.bounds = sunspec.bounds(profile)
+        self.ranges = sunspec.writable(profile)
+        self.scales_used: set[str] = set()
+        self.points: list[Point] = []
+        self.image = bytearray(_MARKER)
+        self.rows: list[tuple[int, int, int, bool, float, float, float, float, int]] = []
+
+    def fail(self, text: str) -> ScenarioError:
+        return ScenarioError(f"profile {self.profile.profile}: {text}")
+
+    def address(self) -> int:
+        """Return the address behind what is laid out so far."""
+        return self.profile.face.base_address + len(self.image) // 2
+
+    def add_model(self, model: int) -> None:
+        """Lay out one model behind the others."""
+        definitions = list(_flatten(_definition(model)))
+        served = sunspec.points_of(self.profile, model, self.meter)
+        unknown = sorted(set(served) - {name for name, _ in definitions})
+        if unknown:
+            raise InvariantError(f"model {model} has no point {', '.join(unknown)}")
+        scales = self.scale_factors(model, definitions, served)
+        length = sum(int(d["size"]) for _, d in definitions) - 2  # L counts what follows it
+        stated = next(d for name, d in definitions if name == "L").get("value", length)
+        if length != stated:
+            raise InvariantError(f"model {model} has {length} registers, its definition says {stated}")
+        header = {"ID": model, "L": length}
+        for name, definition in definitions:
+            if name in header:
+                self.add_number(model, name, definition, float(header[name]), 0)
+            elif definition["type"] == "sunssf":
+                self.add_number(model, name, definition, scales.get(name), 0)
+            elif definition["type"] in ("string", "pad"):
+                self.add_text(model, name, definition, served.get(name))
+            else:
+                self.add_point(model, name, definition, served.get(name), scales)
+
+    def scale_factors(
+        self, model: int, definitions: Sequence[tuple[str, Mapping[str, Any]]], served: Mapping[str, str]
+    ) -> dict[str, float]:
+        """Return the power of ten of each scale factor that a served point uses."""
+        scales: dict[str, float] = {}
+        for name, definition in definitions:
+            sf = definition.get("sf")
+            if sf is None or name not in served:
+                continue
+            bound = self.bound(served[name]) * (100.0 if _is_percent(definition) else 1.0)
+            high = NUMBER_TYPES[definition["type"]].high
+            finest = _FINEST.get("%" if _is_percent(definition) else _units(definition), 0)
+            needed = next(k for k in range(finest, 11) if bound <= high * 10.0**k or k == 10)
+            scales[sf] = max(scales.get(sf, finest), needed)
+        for sf in scales:
+            scales[sf] = self.profile.face.scale_factors.get(f"{model}.{sf}", scales[sf])
+            self.scales_used.add(f"{model}.{sf}")
+        return scales
+
+    def bound(self, quantity: str) -> float:
+        """Return the greatest size of a quantity."""
+        constant = self.constants.get(quantity)
+        return abs(float(constant)) if constant is not None else self.bounds[quantity]
+
+    def add_number(
+        self, model: int, name: str, definition: Mapping[str, Any], value: float | None, scale: int
+    ) -> None:
+        """Lay out a point that belongs to the map itself: id, length or scale factor."""
+        point = self.make(model, name, definition, None, scale)
+        blank = (point.blank & 0xFFFF).to_bytes(2, "big")
+        self.points.append(point)
+        self.image += blank if value is None else point.encode(value)
+
+    def add_text(self, model: int, name: str, definition: Mapping[str, Any], quantity: str | None) -> None:
+        """Lay out a string or a pad register."""
+        size = 2 * int(definition["size"])
+        text = str(self.constants[quantity]).encode() if quantity else b""
+        if len(text) > size:
+            raise self.fail(
+                f"{model}.{name} (register {self.address()}): {text.decode()!r} has {len(text)} bytes, "
+                f"at most {size} fit"
+            )
+        self.points.append(
+            Point(
+                model=model,
+                name=name,
+                address=self.address(),
+                size=size // 2,
+                type=definition["type"],
+                units="",
+                symbols=(),
+                quantity=quantity,
+                writable=False,
+                scale=0,
+                factor=1.0,
+                divisor=1.0,
+                low=0,
+                high=0,
+                blank=0,
+            )
+        )
+        self.image += _PAD if definition["type"] == "pad" else text.ljust(size, b"\0")
+
+    def add_point(
+        self,
+        model: int,
+        name: str,
+        definition: Mapping[str, Any],
+        quantity: str | None,
+        scales: Mapping[str, float],
+    ) -> None:
+        """Lay out a number, whether served or not."""
+        point = self.make(model, name, definition, quantity, int(scales.get(definition.get("sf", ""), 0)))
+        mask = (1 << 16 * point.size) - 1
+        register = (point.blank & mask).to_bytes(2 * point.size, "big")
+        if quantity is not None:
+            self.check_fits(point)
+            if quantity in self.constants:
+                register = point.encode(float(self.constants[quantity]))
+            else:
+                span = NUMBER_TYPES[point.type]
+                row = (len(self.image), QUANTITIES[quantity], 2 * point.size, quantity in ROUNDED_DOWN)
+                limits = (float(span.low), float(span.high), point.blank & mask)
+                self.rows.append((*row, point.factor, point.divisor, *limits))
+        self.points.append(point)
+        self.image += register
+
+    def check_fits(self, point: Point) -> None:
+        """Refuse a profile whose values do not fit their registers."""
+        assert point.quantity is not None
+        if point.quantity not in self.constants and point.quantity not in self.bounds:
+            return  # flags, enumerations and counters
+        bound, span = self.bound(point.quantity), NUMBER_TYPES[point.type]
+        if round(bound * point.factor / point.divisor) > span.high:
+            unit = point.divisor / point.factor
+            sf = f" at scale factor {point.scale}" if point.scale else ""
+            raise self.fail(
+                f"{point}: {point.quantity} up to {bound:g} does not fit {point.type}{sf}; "
+                f"allowed {span.low * unit:g} to {span.high * unit:g}"
+            )
+
+    def make(
+        self, model: int, name: str, definition: Mapping[str, Any], quantity: str | None, scale: int
+    ) -> Point:
+        """Describe a number at the present address."""
+        span = NUMBER_TYPES[definition["type"]]
+        power = (2 if _is_percent(definition) else 0) - scale
+        factor, divisor = 10.0 ** max(power, 0), 10.0 ** max(-power, 0)
+        writable = definition.get("access") == "RW" and quantity in self.ranges
+        low, high = span.low, span.high
+        if writable and quantity is not None:
+            least, most = self.ranges[quantity]
+            low = max(low, math.ceil(least * factor / divisor - 1e-9))
+            high = min(high, math.floor(most * factor / divisor + 1e-9))
+        return Point(
+            model=model,
+            name=name,
+            address=self.address(),
+            size=span.size,
+            type=definition["type"],
+            units=_units(definition),
+            symbols=tuple((s["name"], int(s["value"])) for s in definition.get("symbols", ())),
+            quantity=quantity,
+            writable=writable,
+            scale=scale,
+            factor=factor,
+            divisor=divisor,
+            low=low,
+            high=high,
+            blank=span.blank,
+        )
+
+    def finish(self, models: tuple[int, ...]) -> Layout:
+        """Close the chain and return the layout."""
+        face = self.profile.face
+        self.image += _END
+        point_at: list[Point | None] = [None] * (len(self.image) // 2)
+        for point in self.points:
+            for k in range(point.size):
+                point_at[point.address - face.base_address + k] = point
+        return Layout(
+            profile=self.profile,
+            meter=self.meter,
+            base_address=face.base_address,
+            models=models,
+            points=tuple(self.points),
+            point_at=tuple(point_at),
+            initial=bytes(self.image),
+            table=_registers.PointTable(self.rows),
+            by_name={(point.model, point.name): point for point in self.points},
+        )
+
+
+def _models_of(profile: DeviceProfile) -> tuple[int, ...]:
+    """Return the checked models of the inverter unit."""
+    face = profile.face
+    known = ", ".join(map(str, sunspec.INVERTER_MODELS))
+
+    def fail(text: str) -> ScenarioError:
+        return ScenarioError(f"profile {profile.profile}: face.models: {text}")
+
+    if not face.models or face.models[0] != 1:
+        raise fail(f"must begin with model 1, found {list(face.models)}")
+    for k, model in enumerate(face.models):
+        if model not in sunspec.INVERTER_MODELS:
+            raise fail(f"model {model} is not served; allowed {known}")
+        if model in face.models[:k]:
+            raise fail(f"model {model} is named twice")
+    wrong = 101 if face.phases == 3 else 103
+    if wrong in face.models:
+        raise fail(f"model {wrong} does not fit face.phases {face.phases}; allowed {204 - wrong}")
+    for family, needed in sunspec.FAMILY_MODELS.items():
+        missing = [str(model) for model in needed if model not in face.models]
+        if family in profile.control.families and missing:
+            raise fail(f"control.families names {family}, which needs model {', '.join(missing)} as well")
+        if family not in profile.control.families and int(family) in face.models:
+            raise fail(f"model {family} is served, but control.families does not name it")
+    return face.models
+
+
+@lru_cache(maxsize=256)
+def _compile(profile_json: str) -> tuple[Layout, Layout]:
+    profile = DeviceProfile.model_validate_json(profile_json)
+    models = _models_of(profile)
+    meter_models = (1, 203 if profile.face.phases == 3 else 201)
+    layouts, used = [], set()
+    for meter, chain in ((False, models), (True, meter_models)):
+        compiler = _Compiler(profile, meter)
+        for model in chain:
+            compiler.add_model(model)
+        used |= compiler.scales_used
+        layouts.append(compiler.finish(chain))
+    surplus = sorted(set(profile.face.scale_factors) - used)
+    if surplus:
+        raise ScenarioError(
+            f"profile {profile.profile}: face.scale_factors: no served point uses {', '.join(surplus)}; "
+            f"allowed {', '.join(sorted(used))}"
+        )
+    return layouts[0], layouts[1]
+
+
+def compile_layout(profile: DeviceProfile) -> Layout:
+    """Return the register map of a profile's inverter unit.
+
+    Raises
+    ------
+    ScenarioError
+        When the profile cannot be shown: unknown model, wrong order, a rating that does not fit its register.
+        The message names model, point, register and the allowed range.
+    """
+    return _compile(profile.model_dump_json())[0]
+
+
+def compile_meter_layout(profile: DeviceProfile) -> Layout:
+    """Return the register map of a profile's meter unit; same address rule.
+
+    Raises
+    ------
+    ScenarioError
+        As `compile_layout`.
+    """
+    return _compile(profile.model_dump_json())[1]
+
+
+def soc_frac_step(profile: DeviceProfile) -> float:
+    """Return the resolution of the state of charge that a client reads [1].
+
+    Raises
+    ------
+    ScenarioError
+        When no served model shows a state of charge.
+    """
+    layout = compile_layout(profile)
+    for model, name in SOC_POINTS:
+        if model in layout.models:
+            point = layout.point(model, name)
+            return point.divisor / point.factor
+    raise ScenarioError(
+        f"profile {profile.profile}: face.models: no model shows the state of charge; allowed 713, 124, 802"
+    )
+
+
+def quantise_soc(soc_frac: ArrayLike, step: ArrayLike) -> NDArray[np.float64]:
+    """Return states of charge as a client reads them: rounded down to whole steps, never above the truth.
+
+    Parameters
+    ----------
+    soc_frac : array_like
+        True state of charge [1].
+    step : array_like
+        From `soc_frac_step`; broadcast against `soc_frac` [1].
+
+    Returns
+    -------
+    ndarray of float64
+        The same bits as decoding the register gives; NaN where the register would read "not implemented".
+    """
+    soc = np.asarray(soc_frac, dtype=np.float64)
+    per_one = np.rint(1.0 / np.asarray(step, dtype=np.float64))
+    steps = np.floor(soc * per_one)
+    steps = np.where(
+        steps / per_one > soc, steps - 1.0, np.where((steps + 1.0) / per_one <= soc, steps + 1.0, steps)
+    )
+    return np.where((steps >= 0.0) & (steps <= 65534.0), steps / per_one, np.nan)

@@ -1,0 +1,196 @@
+"""The compiled encoding against exact arithmetic, and against pysunspec2's."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from ridethrough.emulator import _registers
+from ridethrough.emulator.layout import quantise_soc
+from ridethrough.emulator.points import NUMBER_TYPES, NumberType
+from sunspec2 import mb
+
+TYPES = sorted(NUMBER_TYPES)
+SCALES = st.integers(-10, 10)
+
+
+def mask(span: NumberType) -> int:
+    return (1 << 16 * span.size) - 1
+
+
+def encode(name: str, value: float, scale: int = 0, down: bool = False) -> bytes:
+    span = NUMBER_TYPES[name]
+    factor, divisor = 10.0 ** max(-scale, 0), 10.0 ** max(scale, 0)
+    return _registers.encode(
+        value, 2 * span.size, down, factor, divisor, span.low, span.high, span.blank & mask(span)
+    )
+
+
+def blank(name: str) -> bytes:
+    span = NUMBER_TYPES[name]
+    return (span.blank & mask(span)).to_bytes(2 * span.size, "big")
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_not_implemented_is_pysunspec2s_value(name: str) -> None:
+    assert blank(name) == mb.create_unimpl_value(name)
+    assert NUMBER_TYPES[name].size == mb.point_type_info[name].len
+
+
+@given(st.sampled_from(TYPES), st.data())
+def test_whole_numbers_survive_the_round_trip(name: str, data: st.DataObject) -> None:
+    span = NUMBER_TYPES[name]
+    exact = 1 << 53  # whole numbers that float64 holds
+    register = data.draw(st.integers(max(span.low, -exact), min(span.high, exact)))
+    encoded = encode(name, float(register))
+    assert encoded == mb.point_type_info[name].to_data(register)
+    assert _registers.decode(encoded, span.low < 0) == register
+    assert mb.point_type_info[name].data_to(encoded) == register
+
+
+@given(st.sampled_from(TYPES), st.floats(-1e12, 1e12), SCALES)
+@example("int16", 0.5, 0)
+@example("int16", 1.5, 0)
+@example("int16", -2.5, 0)
+@example("uint16", 65534.5, 0)
+@example("uint16", 25.0, 1)
+def test_a_value_is_within_half_a_step_or_unknown(name: str, value: float, scale: int) -> None:
+    span, step = NUMBER_TYPES[name], Fraction(10) ** scale
+    register = _registers.decode(encode(name, value, scale), span.low < 0)
+    exact = Fraction(value) / step
+    if register == span.blank and not (name.startswith("acc") and abs(exact) <= Fraction(1, 2)):
+        assert not span.low <= round(exact * (1 - Fraction(1, 10**15))) <= round(exact) <= span.high
+        return
+    slack = abs(exact) * Fraction(1, 10**15)  # the scaled value is itself rounded to float64
+    assert abs(register - exact) <= Fraction(1, 2) + slack
+    if scale <= 0 and abs(exact - math.floor(exact) - Fraction(1, 2)) == 0 and abs(exact) < 2**50:
+        assert register % 2 == 0
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, -1e30])
+def test_what_is_no_number_or_too_large_reads_as_not_implemented(name: str, value: float) -> None:
+    assert encode(name, value) == blank(name)
+    assert encode(name, value, down=True) == blank(name)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_nothing_is_clipped_at_the_ends(name: str) -> None:
+    span = NUMBER_TYPES[name]
+    assert span.blank not in range(span.low, span.high + 1) or name.startswith("acc")
+    assert encode(name, float(span.high)) != blank(name)
+    assert encode(name, span.high * 1.001 + 1.0) == blank(name)
+    assert encode(name, span.low * 1.001 - 1.0) == blank(name)
+
+
+@given(st.floats(0, 1.5), st.integers(-2, 0))
+@example(0.29, -2)
+@example(np.nextafter(0.29, 0), -2)
+@example(1.0, -2)
+@example(np.nextafter(1.0, 0), -2)
+def test_rounding_down_never_shows_more_and_is_what_mil_reports(soc: float, scale: int) -> None:
+    """The register and `quantise_soc` give the same bits: MIL and SIL see one state of charge."""
+    per_one = 10.0 ** (2 - scale)
+    encoded = _registers.encode(soc, 2, True, per_one, 1.0, 0, 65534, 65535)
+    shown = _registers.decode(encoded, False) / per_one
+    assert shown <= soc < shown + 1 / per_one + 1e-15
+    assert shown == float(quantise_soc(soc, 1 / per_one))
+
+
+def test_rounding_down_is_the_same_in_both_codes_next_to_every_step() -> None:
+    on = np.arange(10_001) / 1e4
+    for soc in (on, np.nextafter(on[1:], 0.0), np.nextafter(on, 2.0)):
+        register = [
+            _registers.decode(_registers.encode(x, 2, True, 1e4, 1.0, 0, 65534, 65535), False)
+            for x in soc.tolist()
+        ]
+        assert (np.array(register) / 1e4 == quantise_soc(soc, 1e-4)).all()
+
+
+@given(st.binary(min_size=1, max_size=8))
+def test_decode_is_big_endian_and_takes_whole_registers_only(data: bytes) -> None:
+    if len(data) not in (2, 4, 8):
+        with pytest.raises(ValueError, match="2, 4 or 8 bytes"):
+            _registers.decode(data, False)
+        return
+    assert _registers.decode(data, False) == int.from_bytes(data, "big")
+    assert _registers.decode(data, True) == int.from_bytes(data, "big", signed=True)
+
+
+ROW = (0, 0, 2, False, 1.0, 1.0, 0.0, 65534.0, 65535)
+
+
+class Arrays:
+    """As much of a Plant as an image needs."""
+
+    def __init__(self) -> None:
+        self.n, self.version = 9, 0
+        self.param, self.control = np.ones((2, 25, 8)), np.ones((2, 18, 8))
+        self.input, self.state = np.ones((2, 5, 8)), np.ones((2, 35, 8))
+
+
+def image(plant: Arrays, **changes: object) -> _registers.RegisterImage:
+    given_: dict[str, object] = {
+        "device": 0,
+        "base_address": 0,
+        "initial": bytes(4),
+        "table": _registers.PointTable([ROW]),
+        "constants": [1.0] * len(_registers.constant_names()),
+        "held": np.zeros(len(_registers.setting_names())),
+    }
+    given_.update(changes)
+    return _registers.RegisterImage(plant, **given_)  # type: ignore[arg-type]
+
+
+def test_an_image_follows_the_version_of_its_plant() -> None:
+    plant = Arrays()
+    unit = image(plant)
+    assert unit.read(0, 1) == b"\0\1"
+    plant.state[:] = 7.0
+    assert unit.read(0, 1) == b"\0\1"
+    plant.version += 1
+    assert unit.read(0, 1) == b"\0\7"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"device": 9}, "device must be 0 to 8"),
+        ({"device": -1}, "device must be 0 to 8"),
+        ({"base_address": 65535}, "do not fit behind address 65535"),
+        ({"initial": b"\0"}, "the image has 1"),
+        ({"initial": b""}, "the image has 0"),
+        ({"constants": [1.0]}, "constants"),
+        ({"held": np.zeros(1)}, "settings"),
+    ],
+)
+def test_an_image_refuses_what_does_not_fit(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        image(Arrays(), **changes)
+
+
+def test_an_image_refuses_arrays_of_another_build() -> None:
+    plant = Arrays()
+    plant.state = np.ones((2, 34, 8))
+    with pytest.raises(ValueError, match="run python setup"):
+        image(plant)
+    plant = Arrays()
+    plant.n = 17
+    with pytest.raises(ValueError, match="17 devices"):
+        image(plant)
+
+
+@pytest.mark.parametrize("row", [(-2, 0, 2), (0, 9999, 2), (0, 0, 3)])
+def test_a_table_refuses_impossible_rows(row: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="row 0"):
+        _registers.PointTable([(*row, False, 1.0, 1.0, 0.0, 1.0, 65535)])
+
+
+def test_names_are_unique_and_in_order() -> None:
+    for names in (_registers.quantity_names(), _registers.setting_names(), _registers.constant_names()):
+        assert len(set(names)) == len(names) > 0
+    assert _registers.quantity_names()[0] == "power_w"
