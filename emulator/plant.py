@@ -157,7 +157,7 @@ class Plant:
 
     @staticmethod
     def _get(array: Floats, names: tuple[str, ...], name: str, n: int) -> Floats:
-        return array[:, names.index(name), :].reshape(-1)[:n]
+        return array[:, names.index(name), :].flatten()[:n]  # reshape would give a view of a single tile
 
     def _set(self, array: Floats, names: tuple[str, ...], name: str, values: ArrayLike) -> None:
         padded = np.zeros(array.shape[0] * LANES)
@@ -232,8 +232,11 @@ class Plant:
         validity_ticks : ndarray of int64, shape (n,)
             Revert timer; ignored where `power_w` is NaN.
         reserve_soc_frac : Floats, shape (n,)
-            Device-side reserve, rounded up to the register's step; NaN leaves it alone, and so does a device
-            without one [1].
+            Device-side reserve; NaN leaves it alone, and so does a device without one [1].
+
+        Notes
+        -----
+        Values are taken exactly; registers would round them (power to 1 or 10 W, the reserve to 0.01 %).
         """
         grant = rows & ~np.isnan(power_w)
         keep = rows & ~np.isnan(reserve_soc_frac) & (self.params("has_reserve") != 0.0)

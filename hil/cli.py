@@ -21,15 +21,13 @@ from ridethrough.emulator.errors import RidethroughError, ScenarioError
 from . import bench
 from .bench import check_speed
 from .candidate import BUNDLED
+from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
 from .faults import FAULTS
 from .files import load_profile, load_scenario, profile_names, scenario_names
 from .serving import Served, is_profile, one_device, serve_site, whole_world
 from .show import Reporter, print_run
 from .units import parse_duration, parse_instant, parse_power_w, parse_ratio
 from .world import World, build_world, scenario_notes
-
-Format = Literal["table", "json"]
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="ridethrough",
@@ -39,8 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-FormatOption = Annotated[Format, typer.Option("--format", help="What standard output carries.")]
 
 
 def _print_json(facts: Any) -> None:
@@ -242,6 +238,11 @@ def validate(
                 for note in notes[file]:
                     print(f"{file}: note: {note}")
     raise typer.Exit(2 if found else 0)
+
+
+app.command("scan")(scan_device)
+app.command("read")(read_points)
+app.command("write")(write_points)
 
 
 def main() -> None:
