@@ -55,9 +55,9 @@ static inline void rt_switch(double *s, const double *p, double *c, const double
 
     k->before = st;
     st = PICK(lost, STATUS_transfer, st);
-    st = PICK(reclose_dead || ceased, STATUS_enter, st);
+    st = PICK(reclose_dead || ceased || (synced && !permit), STATUS_enter, st);
     st = PICK(formed, STATUS_island, st);
-    st = PICK(synced || entered, STATUS_on_grid, st);
+    st = PICK((synced && permit) || entered, STATUS_on_grid, st);
     k->status = st;
     S(timer_ticks) = PICK(changed, 0.0, timer);
     S(surge_ticks_used) = PICK(changed, 0.0, S(surge_ticks_used));
@@ -108,14 +108,29 @@ static inline double rt_target(double *s, const double *p, const double *c, cons
     return rt_min(rt_min(rt_max(target_w, low_w), high_w), cap_w);
 }
 
+/* Where the ramp goes on from: the power so far, or beyond the band where charging gains nothing.
+ * The loss is convex, so a charging power above start_w exceeds its loss; a ramp that had to pass the band in
+ * steps smaller than the band would never get through. */
+static inline double rt_ramp_from(const double *p, double target_w, double was_w, double reach_w)
+{
+    double size_w = PICK(target_w < 0.0, -target_w, target_w);
+    double spare_w = size_w - rt_loss(p, size_w);
+    int charges = target_w < 0.0 && spare_w > 0.0;
+    double start_w = P(loss_c_w) * size_w / PICK(charges, spare_w + P(loss_c_w), 1.0);
+    int starts = charges && was_w - reach_w < 0.0 && was_w - reach_w > -start_w;
+    return PICK(starts, rt_max(was_w, 0.0) - start_w, was_w);
+}
+
 /* Converter power while following the grid. */
 static inline double rt_follow(double *s, const double *p, const double *c, const double *u, rt_step_t *k)
 {
     double target_w = rt_target(s, p, c, u, k);
     double was_w = PICK(k->before == STATUS_on_grid, S(power_w) + S(standby_w_ac), 0.0);
     double reach_w = P(ramp_w_per_s) * k->dt_s;
-    double frac = S(ramp_ticks) / rt_max(P(enter_ramp_ticks), 1.0);
-    double ramped_w = rt_max(rt_min(target_w, was_w + reach_w), was_w - reach_w);
+    double ramp_frac = S(ramp_ticks) / rt_max(P(enter_ramp_ticks), 1.0);
+    double frac = PICK(S(ramp_ticks) >= P(enter_ramp_ticks), 1.0, ramp_frac); /* also when there is no ramp */
+    double from_w = rt_ramp_from(p, target_w, was_w, reach_w);
+    double ramped_w = rt_max(rt_min(target_w, was_w + reach_w), from_w - reach_w);
     double reserve_j = PICK(P(has_reserve) != 0.0, C(reserve_frac) * P(capacity_j), 0.0);
     double floor_j = rt_max(P(energy_j_min), reserve_j);
     double above_w = rt_max((S(energy_j) - floor_j) / k->dt_s, 0.0);
@@ -128,7 +143,7 @@ static inline double rt_follow(double *s, const double *p, const double *c, cons
     size_w = PICK(power_w < 0.0, -power_w, power_w);
     power_w = PICK(power_w < 0.0 && size_w <= rt_loss(p, size_w), 0.0, power_w); /* would not reach the cells */
     k->slew_w_per_s = PICK(k->before == STATUS_on_grid && power_w == ramped_w,
-                           PICK(power_w < was_w, was_w - power_w, power_w - was_w) / k->dt_s, 0.0);
+                           PICK(power_w < from_w, from_w - power_w, power_w - from_w) / k->dt_s, 0.0);
     return power_w;
 }
 
@@ -157,6 +172,7 @@ static inline void rt_island(double *s, const double *p, rt_step_t *k)
     int waking = k->status == STATUS_empty && wake_w > 0.0;
 
     S(surge_ticks_used) = PICK(island && !tripped, used, 0.0);
+    S(pv_ticks) = PICK(tripped || starved, 0.0, S(pv_ticks)); /* the bus collapsed: PV waits its delay again */
     k->status = PICK(tripped, STATUS_overload, PICK(starved, STATUS_empty, k->status));
     k->convert_w = PICK(k->status == STATUS_island, power_w, PICK(waking, -wake_w, k->convert_w));
     k->pv_w = PICK(k->status == STATUS_island, PICK(net_w > 0.0, k->pv_w_possible, k->backup_w + charge_w),

@@ -209,12 +209,15 @@ class Plant:
             raise InvariantError(f"battery energy is not a number after {ticks} ticks")
 
     def mark(self, rows: Mask | None = None) -> None:
-        """Begin a new interval for the extremes (`energy_j_low` and the like) of some devices; default all."""
-        padded = np.ones(self.state.shape[0] * LANES, dtype=np.bool_)
-        if rows is not None:
-            padded[: self.n] = rows
-        where = padded.reshape(-1, 1, LANES)
+        """Begin a new interval for the extremes (`energy_j_low` and its like) of some devices, or all."""
         energy_j = self.state[:, _ENERGY_J : _ENERGY_J + 1, :]
+        if rows is None:
+            self.state[:, _EXTREMES_ENERGY, :] = energy_j
+            self.state[:, _EXTREMES_REST, :] = _EXTREMES_START
+            return
+        padded = np.zeros(self.state.shape[0] * LANES, dtype=np.bool_)
+        padded[: self.n] = rows
+        where = padded.reshape(-1, 1, LANES)
         np.copyto(self.state[:, _EXTREMES_ENERGY, :], energy_j, where=where)
         np.copyto(self.state[:, _EXTREMES_REST, :], _EXTREMES_START, where=where)
 

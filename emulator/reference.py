@@ -57,9 +57,9 @@ def _switch(s: Columns, p: Columns, c: Columns, u: Columns) -> tuple[Floats, Flo
     cancels = lost & (p["cancels_grants"] != 0.0)
 
     status = np.where(lost, TRANSFER, st)
-    status = np.where(reclose_dead | ceased, ENTER, status)
+    status = np.where(reclose_dead | ceased | (synced & ~permit), ENTER, status)
     status = np.where(formed, ISLAND, status)
-    status = np.where(synced | entered, ON_GRID, status)
+    status = np.where((synced & permit) | entered, ON_GRID, status)
     s["timer_ticks"] = np.where(changed, 0.0, timer)
     s["surge_ticks_used"] = np.where(changed, 0.0, s["surge_ticks_used"])
     for name in ("set_ena", "set_rvrt_ticks", "window_in_ena", "window_out_ena", "window_rvrt_ticks"):
@@ -108,14 +108,30 @@ def _target(s: Columns, p: Columns, c: Columns, u: Columns, pv_w: Floats) -> Flo
     return _min(_min(_max(target_w, low_w), high_w), cap_w)
 
 
+def _ramp_from(p: Columns, target_w: Floats, was_w: Floats, reach_w: Floats) -> Floats:
+    """Where the ramp goes on from: the power so far, or beyond the band where charging gains nothing.
+
+    The loss is convex, so a charging power above ``start_w`` exceeds its loss; a ramp that had to pass the
+    band in steps smaller than the band would never get through.
+    """
+    size_w = _size(target_w)
+    spare_w = size_w - _loss(p, size_w)
+    charges = (target_w < 0.0) & (spare_w > 0.0)
+    start_w = p["loss_c_w"] * size_w / np.where(charges, spare_w + p["loss_c_w"], 1.0)
+    starts = charges & (was_w - reach_w < 0.0) & (was_w - reach_w > -start_w)
+    return np.where(starts, _max(was_w, 0.0) - start_w, was_w)
+
+
 def _follow(
     s: Columns, p: Columns, c: Columns, target_w: Floats, before: Floats, standby_w_dc: Floats, dt_s: float
 ) -> tuple[Floats, Floats]:
     """Converter power while following the grid; returns (power, slew)."""
     was_w = np.where(before == ON_GRID, s["power_w"] + s["standby_w_ac"], 0.0)
     reach_w = p["ramp_w_per_s"] * dt_s
-    frac = s["ramp_ticks"] / _max(p["enter_ramp_ticks"], 1.0)
-    ramped_w = _max(_min(target_w, was_w + reach_w), was_w - reach_w)
+    ramp_frac = s["ramp_ticks"] / _max(p["enter_ramp_ticks"], 1.0)
+    frac = np.where(s["ramp_ticks"] >= p["enter_ramp_ticks"], 1.0, ramp_frac)  # also when there is no ramp
+    from_w = _ramp_from(p, target_w, was_w, reach_w)
+    ramped_w = _max(_min(target_w, was_w + reach_w), from_w - reach_w)
     reserve_j = np.where(p["has_reserve"] != 0.0, c["reserve_frac"] * p["capacity_j"], 0.0)
     floor_j = _max(p["energy_j_min"], reserve_j)
     above_w = _max((s["energy_j"] - floor_j) / dt_s, 0.0)
@@ -128,7 +144,7 @@ def _follow(
     power_w = np.where(
         (power_w < 0.0) & (size_w <= _loss(p, size_w)), 0.0, power_w
     )  # would not reach the cells
-    step_w = np.where(power_w < was_w, was_w - power_w, power_w - was_w)
+    step_w = np.where(power_w < from_w, from_w - power_w, power_w - from_w)
     slew = np.where((before == ON_GRID) & (power_w == ramped_w), step_w / dt_s, 0.0)
     return power_w, slew
 
@@ -164,6 +180,9 @@ def _island(
     waking = (status == EMPTY) & (wake_w > 0.0)
 
     s["surge_ticks_used"] = np.where(island & ~tripped, used, 0.0)
+    s["pv_ticks"] = np.where(
+        tripped | starved, 0.0, s["pv_ticks"]
+    )  # the bus collapsed: PV waits its delay again
     status = np.where(tripped, OVERLOAD, np.where(starved, EMPTY, status))
     served = status == ISLAND
     flows["convert_w"] = np.where(served, power_w, np.where(waking, -wake_w, flows["convert_w"]))
@@ -312,6 +331,8 @@ def _store(array: Floats, names: tuple[str, ...], rows: NDArray[np.intp], column
 
 def advance(param: Floats, control: Floats, inputs: Floats, state: Floats, n: int, ticks: int) -> None:
     """Move the first `n` devices on by `ticks` ticks of 20 ms with inputs held, as `_kernel.advance` does."""
+    if n < 0 or ticks < 0:
+        raise ValueError(f"n and ticks must not be negative, got {n} and {ticks}")
 
     def run(rows: NDArray[np.intp], step_ticks: int, times: int) -> None:
         if rows.size == 0:

@@ -24,7 +24,7 @@ from .record import PartInfo, RecordWriter, describe_folder, read_record, write_
 from .world import World
 
 Level = Literal["mil", "hil"]
-LEVELS: Final = ("mil", "hil")
+LEVELS: Final[tuple[Level, ...]] = ("mil", "hil")
 SPEED_MIN, SPEED_MAX = 0.1, 600.0
 
 

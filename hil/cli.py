@@ -20,7 +20,7 @@ from ridethrough.emulator.errors import RidethroughError, ScenarioError
 
 from . import bench
 from .bench import check_speed
-from .candidate import BUNDLED
+from .candidate import BUNDLED, load_controller
 from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
 from .faults import FAULTS
 from .files import load_profile, load_scenario, profile_names, scenario_names
@@ -150,7 +150,7 @@ def list_bundled(
     lists: dict[str, dict[str, str]] = {
         "devices": {name: load_profile(name).description for name in profile_names()},
         "scenarios": {name: load_scenario(name).description for name in scenario_names()},
-        "controllers": {name: bench.load_controller(name).__doc__ or "" for name in BUNDLED},
+        "controllers": {name: load_controller(name).__doc__ or "" for name in BUNDLED},
         "faults": {name: kind.what for name, kind in FAULTS.items()},
     }
     chosen = lists if what == "all" else {what: lists[what]}

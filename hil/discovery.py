@@ -152,7 +152,7 @@ async def discover(unit: Unit, bases: tuple[int, ...] = BASES) -> DeviceMap:
     """
     base = await _find_base(unit, bases)
     entries, warnings = await _walk(unit, base)
-    registers = await unit.read(entries[0].address, min(entries[0].count, READ_REGISTERS_MAX), "model 1")
+    registers = await read_model(unit, entries[0])
     texts = dict.fromkeys(("Mn", "Md", "SN", "Vr"), "")
     for name, point in sunspec_points.fixed_points(COMMON, entries[0].length).items():
         if name in texts:
@@ -213,7 +213,15 @@ async def _header(
         raise _broken(unit, address, entries, "the last register is reached without an end model")
     try:
         model, length = await unit.read(address, 2, what)
-        return None if model == END else (model, length)
+        if model != END:
+            return model, length
+        if not entries:
+            raise _broken(unit, address, entries, "no model, only the end")
+        if length != 0:
+            if any(_odd_length(entry) for entry in entries if entry.id != COMMON):
+                raise _broken(unit, address, entries, f"found an end model with length {length}")
+            warnings.append(f"the end model (register {address}) states length {length}, its definition 0")
+        return None
     except TargetError as fault:
         if not entries or fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
             raise

@@ -37,6 +37,9 @@ from .world import World
 TIMEOUT_S_MIN = 0.25
 """Real time a request is given at least, however fast the bench runs [s]."""
 
+LAG_NS_MAX = 5 * SECOND_NS
+"""The plant may be this far behind the clock and catch up; beyond it the clock is held [ns]."""
+
 HELD_FRAC_MAX = 0.5
 """A bench that had to hold its clock for more than this share of the run is not fit to judge."""
 
@@ -115,8 +118,8 @@ class LiveBench:
     ----------
     held_ns : int
         For how long the world had to stand still because this machine could not keep up [ns].
-    started : bool
-        The clock runs; before that no fault acts.
+    started, over : bool
+        The clock runs, and no fault acts before that; the run is at its end.
     clock : RealClock
         Once started.
     """
@@ -140,7 +143,7 @@ class LiveBench:
         self.progress = progress
         self.scene = Scene(world)
         self.held_ns = 0
-        self.started = False
+        self.started = self.over = False
         self._now_ns = 0
         self._log = TruthLog(plant, writer)
         self._board = _Board(plant.n)
@@ -177,6 +180,9 @@ class LiveBench:
             actors.append(group.create_task(self._control()))
             actors.append(group.create_task(self._flush()))
             await self._step_plant()
+            # On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with a reply, so the
+            # actors also look for themselves whether the run is over.
+            self.over = True
             for actor in actors:
                 actor.cancel()
 
@@ -200,7 +206,6 @@ class LiveBench:
     async def _step_plant(self) -> None:
         """Keep the plant up with the clock, and the record with the plant."""
         log = self._log
-        everyone = np.ones(self.plant.n, dtype=np.bool_)
         unsettled = np.zeros(self.plant.n, dtype=np.bool_)
         quantum_ns = self.clock.quantum_ns
         while self._now_ns < self.world.duration_ns:
@@ -210,16 +215,16 @@ class LiveBench:
             until_ns = min(self._now_ns + quantum_ns, edge_ns, self.world.duration_ns)
             await self.clock.sleep_until(until_ns)
             late_ns = self.clock.now_ns() - until_ns
-            if late_ns > quantum_ns:
+            if late_ns > LAG_NS_MAX:
                 # Plant, polls and controller live by one clock, so all of them wait, and nothing is missed.
-                self.clock.hold(late_ns)
-                self.held_ns += late_ns
+                self.clock.hold(late_ns - LAG_NS_MAX)
+                self.held_ns += late_ns - LAG_NS_MAX
             self.plant.advance((until_ns - self._now_ns) // NS_PER_TICK)
             before, unsettled = unsettled, unsettled | log.unsettled()
             self._now_ns = until_ns
             coarse = until_ns % self.world.poll_ns == 0 or until_ns % self.world.load_step_ns == 0
             if coarse or until_ns in (edge_ns, self.world.duration_ns):
-                log.write(until_ns, everyone)
+                log.write(until_ns)
                 unsettled = log.unsettled()
             elif until_ns % SECOND_NS == 0:
                 log.write(until_ns, before | unsettled)
@@ -242,7 +247,7 @@ class LiveBench:
         poll_ns = self.world.poll_ns
         next_ns = poll_ns * d // self.plant.n  # spread over the period
         beat = math.nan
-        while True:
+        while not self.over:
             woken = self._woken[d]
             try:
                 async with asyncio.timeout(max(0.0, self.clock.real_s(next_ns - self.clock.now_ns()))):
@@ -313,7 +318,7 @@ class LiveBench:
     async def _control(self) -> None:
         """Ask the controller in time and hand its commands to the actors."""
         next_ns = 0
-        while True:
+        while not self.over:
             await self.clock.sleep_until(next_ns)
             now_ns = self.clock.now_ns()
             commands = self.candidate.decide(now_ns, self._telemetry(now_ns))
@@ -341,7 +346,7 @@ class LiveBench:
             self._woken[d].set()
 
     async def _flush(self) -> None:
-        while True:
+        while not self.over:
             await asyncio.sleep(FLUSH_S)
             self._log.flush()
             self.writer.flush()

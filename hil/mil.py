@@ -81,8 +81,10 @@ class _Readings:
         for arrival_ns, measured_ns, taken in self._flying:
             here = (arrival_ns != LOST) & (arrival_ns <= now_ns)
             fresh = here & (measured_ns >= self.measured_ns)
-            for name, values in taken.items():
-                self.values[name] = np.where(fresh, values, self.values[name])
+            if fresh.all():
+                self.values, self.measured_ns, self.received_ns = taken, measured_ns, arrival_ns
+                continue
+            self.values = {name: np.where(fresh, values, self.values[name]) for name, values in taken.items()}
             self.measured_ns = np.where(fresh, measured_ns, self.measured_ns)
             self.received_ns = np.where(fresh, arrival_ns, self.received_ns)
             if (arrival_ns > now_ns).any():
@@ -168,7 +170,6 @@ def run_mil(
     scene = Scene(world)
     log = TruthLog(plant, writer)
     readings, orders = _Readings(world, plant, writer), _Orders(world, plant, writer)
-    everyone = np.ones(plant.n, dtype=np.bool_)
     now_ns = next_poll_ns = next_decision_ns = 0
     unsettled = np.zeros(plant.n, dtype=np.bool_)
     restless = False
@@ -193,7 +194,7 @@ def run_mil(
         before, unsettled = unsettled, log.unsettled()
         was_restless, restless = restless, bool(unsettled.any())
         if now_ns >= coarse_ns:
-            log.write(now_ns, everyone)
+            log.write(now_ns)
         elif restless or was_restless:
             log.write(now_ns, before | unsettled)
         if progress is not None:
@@ -204,8 +205,8 @@ def run_mil(
 def _telemetry(readings: _Readings, scene: Scene, now_ns: int) -> Telemetry:
     """Return what the controller is shown."""
     return Telemetry(
-        measured_ns=readings.measured_ns,
-        received_ns=readings.received_ns,
+        measured_ns=readings.measured_ns.copy(),
+        received_ns=readings.received_ns.copy(),
         prices=scene.prices(now_ns),
         **{name: values.copy() for name, values in readings.values.items()},
     )

@@ -39,11 +39,11 @@ class RealClock:
         return bench_ns / 1e9 / self.speed
 
     def hold(self, bench_ns: int) -> None:
-        """Set the clock back by `bench_ns`: the bench could not keep up, so its world stood still meanwhile."""
+        """Set the clock back by `bench_ns`, for which the world stood still."""
         self._start_s += self.real_s(bench_ns)
 
     async def sleep_until(self, bench_ns: int) -> None:
-        """Sleep until the bench time `bench_ns`; returns at once, but lets others run, when it is past."""
+        """Sleep until the bench time `bench_ns`; when it is past, only let others run."""
         await asyncio.sleep(max(0.0, self.real_s(bench_ns - self.now_ns())))
 
     @property

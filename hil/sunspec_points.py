@@ -144,14 +144,13 @@ class _Expander:
     def count(self, group: Mapping[str, Any], known: Mapping[str, int]) -> int:
         """Return how often a group repeats: as a point says, or as often as it fits (0)."""
         count = group.get("count", 1)
-        room = max(0, self.end - self.offset) // max(1, _size(group))
         if count == 0:
-            return room
+            return max(0, self.end - self.offset) // max(1, _size(group))
         if isinstance(count, int):
             return count
         at = known.get(str(count))
         stated = self.registers[at] if at is not None and at < len(self.registers) else None
-        return 0 if stated is None or stated == 0xFFFF else min(stated, room + 1)
+        return 0 if stated is None or stated == 0xFFFF else stated
 
     def point(self, point: Mapping[str, Any], prefix: str, known: Mapping[str, int]) -> None:
         """Lay out one point; what lies beyond the model's stated length is not there."""

@@ -52,10 +52,11 @@ class TruthLog:
 
     def unsettled(self) -> Mask:
         """Return the devices that are not simply following a good grid, shape (n,)."""
-        return ((self._status != 0.0) | (self._grid_good == 0.0)).reshape(-1)[: self._plant.n]
+        unsettled: Mask = (self._status != 0.0) | (self._grid_good == 0.0)
+        return unsettled.reshape(-1)[: self._plant.n]
 
-    def write(self, now_ns: int, rows: Mask) -> None:
-        """Write one row for each device in `rows`, over the time since its last one.
+    def write(self, now_ns: int, rows: Mask | None = None) -> None:
+        """Write one row for each device in `rows`, default all, over the time since its last one.
 
         Each instant may be written once, in order of time; the inputs must not have changed since the
         last row of a device that is written.
@@ -63,7 +64,7 @@ class TruthLog:
         k = self._filled
         self._state[k] = self._plant.state
         self._input[k] = self._plant.input
-        self._rows[k] = rows
+        self._rows[k] = True if rows is None else rows
         self._t_ns[k] = now_ns
         self._filled = k + 1
         self._plant.mark(rows)
@@ -81,7 +82,8 @@ class TruthLog:
         tile, lane = device // LANES, device % LANES
 
         def state(name: str) -> NDArray[np.float64]:
-            return self._state[k, tile, STATE.index(name), lane]
+            values: NDArray[np.float64] = self._state[k, tile, STATE.index(name), lane]
+            return values
 
         first = np.concatenate([[True], device[1:] != device[:-1]])
         last = np.concatenate([device[1:] != device[:-1], [True]])

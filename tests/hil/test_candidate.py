@@ -103,7 +103,7 @@ def test_a_failing_controller_is_broken_by_its_own_fault(
 ) -> None:
     monkeypatch.setattr(candidate_module, "DEADLINE_S", 0.2)
     monkeypatch.setitem(BUNDLED, "hostile", f"{hostile.__module__}:{hostile.__name__}")
-    monkeypatch.setattr(candidate_module.importlib, "import_module", lambda name: _Module(hostile))
+    monkeypatch.setattr("importlib.import_module", lambda name: _Module(hostile))
     done = run(world, "hostile", tmp_path / "record")
     assert done.verdict.outcome == "broken"
     assert any(said in reason for reason in done.verdict.reasons), done.verdict.reasons
