@@ -60,10 +60,11 @@ def _headline(verdict: Verdict) -> str:
     held = sum(home.outcome == "held" for home in verdict.homes)
     line = f"{verdict.outcome.upper()}: {held} of {total} promises held"
     if verdict.margin_kwh is not None and verdict.margin_home is not None and verdict.margin_ns is not None:
-        side = "above" if verdict.margin_kwh >= 0 else "below"
+        kept = verdict.margin_kwh >= 0
+        which, side = ("closest", "above") if kept else ("worst", "below")
         when = clock_text(verdict.margin_ns, verdict.start_of_day_ns)
         line += (
-            f"; closest {verdict.margin_home}, {abs(verdict.margin_kwh):.2f} kWh {side} its reserve at {when}"
+            f"; {which} {verdict.margin_home}, {abs(verdict.margin_kwh):.2f} kWh {side} its reserve at {when}"
         )
     return line
 
