@@ -8,9 +8,12 @@ give the same record, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from ridethrough.controllers.contract import Commands, Floats, Telemetry, Times
+from ridethrough.emulator.fields import STATE
 from ridethrough.emulator.layout import quantise_soc
 from ridethrough.emulator.plant import NS_PER_TICK, Plant
 
@@ -25,9 +28,15 @@ from .world import World
 SECOND_NS = 1_000_000_000
 Progress = Callable[[int], None]
 
+_SHOWN: Final = [STATE.index(name) for name in ("energy_j", "power_w", "import_w", "status")]
+_POLLS_PER_WRITE: Final = 256
+
 
 class _Readings:
-    """Telemetry on its way and arrived: one snapshot per poll, one arrival time per device."""
+    """Telemetry on its way and arrived: one snapshot per poll, one arrival time per device.
+
+    A snapshot is the raw state of `_SHOWN`, shape (4, n); it becomes a reading only where somebody looks.
+    """
 
     def __init__(self, world: World, plant: Plant, writer: RecordWriter) -> None:
         n = plant.n
@@ -35,61 +44,74 @@ class _Readings:
         self._fates = Fates(world.seed, world.names, "telemetry", world.comms.timeout_ns)
         self._step = soc_steps(world)
         self._capacity_j = plant.params("capacity_j")
-        self._held: dict[str, Floats] = {}
+        self._held = np.empty((0, n))
         self._held_ns = np.full(n, -1, dtype=np.int64)
-        self._flying: list[tuple[Times, Times, dict[str, Floats]]] = []
-        self.measured_ns = np.full(n, -1, dtype=np.int64)
-        self.received_ns = np.full(n, -1, dtype=np.int64)
-        self.values = {name: np.full(n, np.nan) for name in ("soc_frac", "power_w", "import_w", "grid_good")}
-
-    def _measure(self) -> dict[str, Floats]:
-        """Return what the devices report of themselves now."""
-        soc = self._plant.states("energy_j") / self._capacity_j
-        status = self._plant.states("status")
-        return {
-            "soc_frac": quantise_soc(soc, self._step),  # as a register would say it: rounded down
-            "power_w": self._plant.states("power_w"),
-            "import_w": self._plant.states("import_w"),
-            "grid_good": (status <= 1.0).astype(
-                np.float64
-            ),  # on_grid or enter: the transfer switch is closed
-        }
+        self._flying: list[tuple[Times, Times, Floats]] = []
+        self._unwritten: list[tuple[Times, Times, Floats]] = []
+        self._known = np.full((len(_SHOWN), n), np.nan)
+        self._measured_ns = np.full(n, -1, dtype=np.int64)
+        self._received_ns = np.full(n, -1, dtype=np.int64)
 
     def poll(self, now_ns: int, scene: Scene) -> None:
         """Take one reading of every device and send it off."""
         conditions = scene.conditions(now_ns)
-        taken = self._measure()
+        shown = self._plant.state[:, _SHOWN, :].transpose(1, 0, 2).reshape(len(_SHOWN), -1)
+        taken = shown[:, : self._plant.n]
         measured_ns = np.full(self._plant.n, now_ns, dtype=np.int64)
-        if conditions.frozen.any() and self._held:
-            frozen = conditions.frozen
-            taken = {name: np.where(frozen, self._held[name], values) for name, values in taken.items()}
-            measured_ns = np.where(frozen & ~conditions.frozen_fresh, self._held_ns, measured_ns)
+        if self._held.size and conditions.frozen.any():
+            taken = np.where(conditions.frozen, self._held, taken)
+            measured_ns = np.where(conditions.frozen & ~conditions.frozen_fresh, self._held_ns, measured_ns)
         self._held, self._held_ns = taken, measured_ns
         delay_ns = self._fates.draw(conditions)
-        got = delay_ns != LOST
-        arrival_ns = np.where(got, now_ns + delay_ns, LOST)
-        self._flying.append((arrival_ns, measured_ns, taken))
-        d = np.flatnonzero(got)
-        columns = {name: values[d] for name, values in taken.items()}
+        message = np.where(delay_ns == LOST, LOST, now_ns + delay_ns), measured_ns, taken
+        self._flying.append(message)
+        self._unwritten.append(message)
+        if len(self._unwritten) == _POLLS_PER_WRITE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand the polls so far to the record."""
+        if not self._unwritten:
+            return
+        arrival_ns, measured_ns, taken = (np.stack(column) for column in zip(*self._unwritten, strict=True))
+        self._unwritten = []
+        poll, d = np.nonzero(arrival_ns != LOST)
+        values = self._reading(taken[poll, :, d].T, d)
         self._writer.append_telemetry(
-            {"received_ns": arrival_ns[d], "measured_ns": measured_ns[d], "device": d, **columns}
+            {"received_ns": arrival_ns[poll, d], "measured_ns": measured_ns[poll, d], "device": d, **values}
         )
 
-    def deliver(self, now_ns: int) -> None:
+    def _reading(self, shown: Floats, d: NDArray[np.intp] | slice) -> dict[str, Floats]:
+        """Return what devices `d` report of themselves in the raw state `shown`, shape (4, m)."""
+        energy_j, power_w, import_w, status = shown
+        # As a register would say it: SoC is rounded down; the switch is closed in on_grid and in enter.
+        soc_frac = quantise_soc(energy_j / self._capacity_j[d], self._step[d])
+        grid_good = np.where(np.isnan(status), np.nan, np.where(status <= 1.0, 1.0, 0.0))
+        return {"soc_frac": soc_frac, "power_w": power_w, "import_w": import_w, "grid_good": grid_good}
+
+    def _deliver(self, now_ns: int) -> None:
         """Let everything that has arrived by now replace what was known, the newest measurement last."""
         left = []
         for arrival_ns, measured_ns, taken in self._flying:
             here = (arrival_ns != LOST) & (arrival_ns <= now_ns)
-            fresh = here & (measured_ns >= self.measured_ns)
-            if fresh.all():
-                self.values, self.measured_ns, self.received_ns = taken, measured_ns, arrival_ns
-                continue
-            self.values = {name: np.where(fresh, values, self.values[name]) for name, values in taken.items()}
-            self.measured_ns = np.where(fresh, measured_ns, self.measured_ns)
-            self.received_ns = np.where(fresh, arrival_ns, self.received_ns)
+            fresh = here & (measured_ns >= self._measured_ns)
+            self._known = np.where(fresh, taken, self._known)
+            self._measured_ns = np.where(fresh, measured_ns, self._measured_ns)
+            self._received_ns = np.where(fresh, arrival_ns, self._received_ns)
             if (arrival_ns > now_ns).any():
                 left.append((np.where(here, LOST, arrival_ns), measured_ns, taken))
         self._flying = left
+
+    def telemetry(self, now_ns: int, scene: Scene) -> Telemetry:
+        """Return what the controller is shown."""
+        self._deliver(now_ns)
+        values = self._reading(self._known.copy(), slice(None))
+        return Telemetry(
+            measured_ns=self._measured_ns.copy(),
+            received_ns=self._received_ns.copy(),
+            prices=scene.prices(now_ns),
+            **values,
+        )
 
 
 class _Orders:
@@ -170,23 +192,25 @@ def run_mil(
     scene = Scene(world)
     log = TruthLog(plant, writer)
     readings, orders = _Readings(world, plant, writer), _Orders(world, plant, writer)
-    now_ns = next_poll_ns = next_decision_ns = 0
-    unsettled = np.zeros(plant.n, dtype=np.bool_)
-    restless = False
+    now_ns = next_poll_ns = next_decision_ns = next_load_ns = next_edge_ns = 0
+    unsettled, restless, outage = log.unsettled(), False, False
     while now_ns < world.duration_ns:
-        scene.set_inputs(plant, now_ns)
+        if now_ns >= min(next_load_ns, next_edge_ns):
+            scene.set_inputs(plant, now_ns)
+            outage = bool(scene.conditions(now_ns).outage.any())
+            next_load_ns = (now_ns // world.load_step_ns + 1) * world.load_step_ns
+            next_edge_ns = scene.next_edge_ns(now_ns)
         orders.deliver(now_ns)
         if now_ns >= next_poll_ns:
             readings.poll(now_ns, scene)
             next_poll_ns += world.poll_ns
         if now_ns >= next_decision_ns:
-            readings.deliver(now_ns)
-            orders.send(now_ns, candidate.decide(now_ns, _telemetry(readings, scene, now_ns)), scene)
+            commands = candidate.decide(now_ns, readings.telemetry(now_ns, scene))
+            orders.send(now_ns, commands, scene)
             next_decision_ns += candidate.period_ns
-        next_load_ns = (now_ns // world.load_step_ns + 1) * world.load_step_ns
-        coarse_ns = min(next_poll_ns, next_load_ns, scene.next_edge_ns(now_ns), world.duration_ns)
+        coarse_ns = min(next_poll_ns, next_load_ns, next_edge_ns, world.duration_ns)
         until_ns = min(coarse_ns, next_decision_ns)
-        if orders.any or restless or scene.conditions(now_ns).outage.any():
+        if outage or restless or orders.any:
             until_ns = min(until_ns, (now_ns // SECOND_NS + 1) * SECOND_NS)
         ticks = max(1, (until_ns - now_ns) // NS_PER_TICK)
         plant.advance(ticks)
@@ -199,14 +223,5 @@ def run_mil(
             log.write(now_ns, before | unsettled)
         if progress is not None:
             progress(now_ns)
+    readings.flush()
     log.flush()
-
-
-def _telemetry(readings: _Readings, scene: Scene, now_ns: int) -> Telemetry:
-    """Return what the controller is shown."""
-    return Telemetry(
-        measured_ns=readings.measured_ns.copy(),
-        received_ns=readings.received_ns.copy(),
-        prices=scene.prices(now_ns),
-        **{name: values.copy() for name, values in readings.values.items()},
-    )
