@@ -142,7 +142,7 @@ class Telemetry:
     import_w : Floats, shape (n,)
         At the home's meter, import positive [W].
     grid_good : Floats, shape (n,)
-        1 grid-tied, 0 islanded or without grid, NaN unknown.
+        1 following the grid, 0 islanded, without grid or waiting to reconnect, NaN unknown.
     prices : Prices
     """
 

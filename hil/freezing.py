@@ -17,18 +17,23 @@ class FreezableUnit:
     unit : Unit
     first, count : int
         The unit's register map [registers].
-    live : collection of int
-        Registers that go on living when a freeze lies about its freshness, such as a heartbeat.
+    settings : collection of int
+        Registers that are never frozen: what clients write there must read back.
+    heartbeat : collection of int
+        Registers that go on living when a freeze lies about its freshness.
     """
 
-    def __init__(self, unit: Unit, first: int, count: int, live: Collection[int]) -> None:
+    def __init__(
+        self, unit: Unit, first: int, count: int, settings: Collection[int], heartbeat: Collection[int]
+    ) -> None:
         self._unit = unit
-        self._first, self._count, self._live = first, count, frozenset(live)
+        self._first, self._count = first, count
+        self._settings, self._heartbeat = frozenset(settings), frozenset(heartbeat)
         self._held: bytes | None = None
         self._fresh = False
 
     def freeze(self, *, fresh: bool) -> None:
-        """Hold the readings of this instant; with `fresh` the live registers go on."""
+        """Hold the readings of this instant; with `fresh` the heartbeat goes on."""
         self._fresh = fresh
         if self._held is None:
             self._held = b"".join(self._blocks())
@@ -51,10 +56,10 @@ class FreezableUnit:
             return answer
         start = 2 * (address - self._first)
         held = bytearray(self._held[start : start + 2 * count])
-        if self._fresh:
-            for register in self._live & set(range(address, address + count)):
-                k = 2 * (register - address)
-                held[k : k + 2] = answer[k : k + 2]
+        live = self._settings | self._heartbeat if self._fresh else self._settings
+        for register in live & set(range(address, address + count)):
+            k = 2 * (register - address)
+            held[k : k + 2] = answer[k : k + 2]
         return bytes(held)
 
     def write(self, address: int, data: bytes) -> int:

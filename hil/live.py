@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ridethrough.controllers.contract import Commands, Pool, Telemetry
 from ridethrough.emulator.errors import RidethroughError
-from ridethrough.emulator.image import DeviceImage, units_of
+from ridethrough.emulator.image import units_of
 from ridethrough.emulator.plant import NS_PER_TICK, Plant
+from ridethrough.emulator.points import Point
 from ridethrough.emulator.server import serve_tcp
 
 from .candidate import Candidate
@@ -191,7 +192,10 @@ class LiveBench:
         units = {}
         frozen = []
         for unit_id, image in units_of(self.plant, d).items():
-            unit = FreezableUnit(image, image.layout.base_address, image.layout.count, _heartbeat(image))
+            layout = image.layout
+            settings = _registers(p for p in layout.points if p.writable or p.name.endswith("RvrtRem"))
+            heartbeat = _registers(p for p in layout.points if (p.model, p.name) == (715, "DERHb"))
+            unit = FreezableUnit(image, layout.base_address, layout.count, settings, heartbeat)
             units[unit_id] = unit
             frozen.append(unit)
         self._units.append(frozen)
@@ -369,9 +373,6 @@ def _first(group: BaseExceptionGroup[RidethroughError]) -> RidethroughError:
     raise AssertionError("an exception group is never empty")
 
 
-def _heartbeat(image: DeviceImage) -> tuple[int, ...]:
-    """Return the registers of the device's heartbeat, none where it has no model 715."""
-    if 715 not in image.layout.models:
-        return ()
-    point = image.layout.point(715, "DERHb")
-    return tuple(range(point.address, point.address + point.size))
+def _registers(points: Iterable[Point]) -> tuple[int, ...]:
+    """Return the registers of some points."""
+    return tuple(register for p in points for register in range(p.address, p.address + p.size))

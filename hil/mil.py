@@ -84,9 +84,9 @@ class _Readings:
     def _reading(self, shown: Floats, d: NDArray[np.intp] | slice) -> dict[str, Floats]:
         """Return what devices `d` report of themselves in the raw state `shown`, shape (4, m)."""
         energy_j, power_w, import_w, status = shown
-        # As a register would say it: SoC is rounded down; the switch is closed in on_grid and in enter.
+        # As registers would say it: SoC rounded down; a device that waits to reconnect is not connected.
         soc_frac = quantise_soc(energy_j / self._capacity_j[d], self._step[d])
-        grid_good = np.where(np.isnan(status), np.nan, np.where(status <= 1.0, 1.0, 0.0))
+        grid_good = np.where(np.isnan(status), np.nan, np.where(status == 0.0, 1.0, 0.0))
         return {"soc_frac": soc_frac, "power_w": power_w, "import_w": import_w, "grid_good": grid_good}
 
     def _deliver(self, now_ns: int) -> None:

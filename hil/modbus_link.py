@@ -375,10 +375,7 @@ class Link:
     def _drop(self, *, unsure: bool = False) -> None:
         self._unsure = unsure
         if self._client is not None:
-            transport = self._client.ctx.transport
             self._client.close()
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()  # do not wait for a peer that reads nothing
             self._client = None
 
 

@@ -140,12 +140,12 @@ def test_a_device_that_is_gone_shows_as_a_closed_connection() -> None:
 
 def test_a_frozen_unit_repeats_itself_except_where_it_lives_on() -> None:
     memory = Memory()
-    unit = FreezableUnit(memory, 0, 10, live=(4,))
+    unit = FreezableUnit(memory, 0, 10, settings=(5,), heartbeat=(4,))
     unit.freeze(fresh=True)
-    assert unit.write(3, b"\0\1\0\2") == 0
-    assert unit.read(2, 3) == b"\0\0" + b"\0\0" + b"\0\2"
+    assert unit.write(3, b"\0\1\0\2\0\3") == 0
+    assert unit.read(2, 4) == b"\0\0" + b"\0\0" + b"\0\2" + b"\0\3"
     unit.freeze(fresh=False)
-    assert unit.read(4, 1) == b"\0\0"
+    assert unit.read(4, 2) == b"\0\0" + b"\0\3"
     unit.thaw()
-    assert unit.read(3, 2) == b"\0\1\0\2"
+    assert unit.read(3, 3) == b"\0\1\0\2\0\3"
     assert unit.read(9, 2) == 2

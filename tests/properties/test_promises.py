@@ -43,9 +43,9 @@ def test_greedy_is_caught_and_shrinks_to_a_file_that_replays(tmp_path: Path) -> 
             deadline=None, max_examples=200, phases=[Phase.generate, Phase.shrink], database=None
         ),
     )
-    # Greed needs neither an outage nor a network fault nor a second home to be seen.
+    # Greed needs neither an outage nor a network fault nor a crowd to be seen.
     assert smallest["events"] == []
-    assert [group["count"] for group in smallest["pool"]] == [1]
+    assert sum(group["count"] for group in smallest["pool"]) <= 2
     expected = judged(smallest, "greedy").to_dict()
     file = tmp_path / "greedy.yaml"
     file.write_text(as_yaml(smallest))
