@@ -86,6 +86,12 @@ class Control(_Strict):
     families: tuple[Literal["704", "124"], ...] = ("704", "124")
     """Which control models are served: 704 (with 701-703, 713, 715) and the older 124 (with 120-123)."""
 
+    @model_validator(mode="after")
+    def _reserve_to_recharge_to(self) -> Control:
+        if self.revert_state == "recharge" and not self.has_reserve:
+            raise ValueError("revert_state recharge needs has_reserve: true, a reserve to recharge to")
+        return self
+
 
 class Face(_Strict):
     """What a Modbus client sees."""
