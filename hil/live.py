@@ -171,8 +171,8 @@ class LiveBench:
             self.started = True
             try:
                 await self._play(devices)
-            except* RidethroughError as group:
-                raise _first(group) from group
+            except BaseExceptionGroup as group:
+                raise _told(group) from group
 
     async def _play(self, devices: list[Device]) -> None:
         """Let everybody act until the plant has reached the end."""
@@ -180,7 +180,10 @@ class LiveBench:
             actors = [group.create_task(self._act(d, device)) for d, device in enumerate(devices)]
             actors.append(group.create_task(self._control()))
             actors.append(group.create_task(self._flush()))
-            await self._step_plant()
+            try:
+                await self._step_plant()
+            finally:  # an interrupted run keeps all that happened
+                self._log.flush()
             # On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with a reply, so the
             # actors also look for themselves whether the run is over.
             self.over = True
@@ -235,7 +238,6 @@ class LiveBench:
                 unsettled = log.unsettled()
             if self.progress is not None:
                 self.progress(until_ns)
-        self._log.flush()
 
     def _set_frozen(self) -> None:
         conditions = self.conditions()
@@ -366,11 +368,13 @@ class LiveBench:
         )
 
 
-def _first(group: BaseExceptionGroup[RidethroughError]) -> RidethroughError:
-    """Return the first error in a group; the others followed from it or would be reported next."""
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("an exception group is never empty")
+def _told(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error on purpose in a group, for the user; the group itself when it holds none."""
+    ours, _ = group.split(RidethroughError)
+    found: BaseException = group if ours is None else ours
+    while isinstance(found, BaseExceptionGroup) and ours is not None:
+        found = found.exceptions[0]
+    return found
 
 
 def _registers(points: Iterable[Point]) -> tuple[int, ...]:

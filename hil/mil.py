@@ -192,6 +192,24 @@ def run_mil(
     scene = Scene(world)
     log = TruthLog(plant, writer)
     readings, orders = _Readings(world, plant, writer), _Orders(world, plant, writer)
+    try:
+        _loop(world, plant, candidate, scene, log, readings, orders, progress)
+    finally:  # an interrupted run keeps all that happened
+        readings.flush()
+        log.flush()
+
+
+def _loop(
+    world: World,
+    plant: Plant,
+    candidate: Candidate,
+    scene: Scene,
+    log: TruthLog,
+    readings: _Readings,
+    orders: _Orders,
+    progress: Progress | None,
+) -> None:
+    """Tick until the world's duration is over."""
     now_ns = next_poll_ns = next_decision_ns = next_load_ns = next_edge_ns = 0
     unsettled, restless, outage = log.unsettled(), False, False
     while now_ns < world.duration_ns:
@@ -223,5 +241,3 @@ def run_mil(
             log.write(now_ns, before | unsettled)
         if progress is not None:
             progress(now_ns)
-    readings.flush()
-    log.flush()

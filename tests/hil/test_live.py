@@ -15,11 +15,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ridethrough.emulator.errors import RidethroughError
+from ridethrough.hil import live
 from ridethrough.hil.bench import LEVELS, run
 from ridethrough.hil.device import Device
 from ridethrough.hil.files import scenario_from_dict
 from ridethrough.hil.readings import Reading
-from ridethrough.hil.record import OUTCOMES, read_record
+from ridethrough.hil.record import OUTCOMES, RecordWriter, describe_folder, read_record
 from ridethrough.hil.world import World, build_world
 
 COMMAND = (sys.executable, "-m", "ridethrough.hil.cli")
@@ -170,3 +172,17 @@ def test_a_cancellation_that_gets_lost_does_not_keep_the_bench_running(
     done = run(world(minutes=2), "hold", tmp_path / "r", level="hil", speed=SPEED)
     assert done.verdict.outcome == "held"
     assert read_record(tmp_path / "r").complete
+
+
+def test_a_full_disk_ends_the_run_with_one_plain_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RecordWriter) -> None:
+        raise RidethroughError("truth-00001.parquet: no space left on device")
+
+    monkeypatch.setattr(live, "FLUSH_S", 0.2)
+    monkeypatch.setattr(RecordWriter, "flush", full)
+    with pytest.raises(RidethroughError, match="no space left") as caught:
+        run(world(minutes=5), "hold", tmp_path / "r", level="hil", speed=SPEED)
+    assert not isinstance(caught.value, ExceptionGroup)
+    assert describe_folder(tmp_path / "r").kind == "unfinished"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ridethrough.hil.bench import run
 from ridethrough.hil.files import scenario_from_dict
+from ridethrough.hil.judge import judge
 from ridethrough.hil.record import OUTCOMES, Record, read_record
 from ridethrough.hil.world import build_world
 
@@ -135,3 +136,17 @@ def test_a_command_beyond_the_rating_is_refused_not_clipped(
     record = recorded(tmp_path / "r", document(), "greedy")
     assert set(record.commands["outcome"]) == {OUTCOMES.index("refused")}
     assert abs(record.truth["power_w"]).max() < 1000.0
+
+
+def test_an_interrupted_run_keeps_what_happened(tmp_path: Path) -> None:
+    def stop(now_ns: int) -> None:
+        if now_ns >= 20 * MINUTE_NS:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(build_world(scenario_from_dict(document())), "hold", tmp_path / "r", progress=stop)
+    record = read_record(tmp_path / "r")
+    assert record.end is not None
+    assert record.end["reason"] == "interrupted"
+    assert record.truth["t_ns"].max() == 20 * MINUTE_NS
+    assert judge(record).outcome == "inconclusive"
