@@ -145,8 +145,8 @@ def profiles(draw: st.DrawFn, *, hours_max: float = 4.0) -> DeviceProfile:
             "cancels_grants": draw(st.booleans()),
         },
         control={
-            "revert_state": draw(st.sampled_from(["idle", "self_consumption", "recharge"])),
-            "has_reserve": draw(st.booleans()),
+            "revert_state": (revert := draw(st.sampled_from(["idle", "self_consumption", "recharge"]))),
+            "has_reserve": draw(st.booleans()) or revert == "recharge",
             "reserve_soc_frac": draw(share),
             "power_w_recharge": rating_w * draw(_floats(0.05, 1.5)),
             "recharge_band_frac": draw(_floats(0.0, 0.1)),

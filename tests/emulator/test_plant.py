@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from ridethrough.emulator.errors import InvariantError
 from ridethrough.emulator.fields import STATE, TICKS_PER_S
 from ridethrough.emulator.plant import VALIDITY_TICKS_MAX, Plant
@@ -273,3 +274,8 @@ def test_energy_that_is_not_a_number_stops_the_run() -> None:
     plant.state[0, STATE.index("energy_j"), 0] = np.nan
     with pytest.raises(InvariantError, match="battery energy is not a number after 50 ticks"):
         plant.advance(50)
+
+
+def test_a_device_that_recharges_to_its_reserve_must_have_one() -> None:
+    with pytest.raises(ValidationError, match="recharge needs has_reserve: true"):
+        home(control={"revert_state": "recharge", "has_reserve": False})

@@ -317,7 +317,7 @@ def hour(seed: int, *, fine: bool, seconds: int = 3600) -> tuple[Plant, Floats]:
                 "enter_ramp_s": 60.0,
             },
             island={"transfer": str(rng.choice(["ups", "fast", "slow", "dark"]))},
-            control={"revert_state": revert, "has_reserve": bool(rng.integers(2))},
+            control={"revert_state": revert, "has_reserve": bool(rng.integers(2)) or revert == "recharge"},
         )
         for revert in ("idle", "self_consumption", "recharge")
         for _ in range(16)
@@ -388,8 +388,9 @@ def test_a_command_holds_for_its_validity_and_then_reverts(
     validity: int, set_w: float, revert: str, by_seconds: bool
 ) -> None:
     inverter = {"ramp_w_per_s": 1e7, "loss_a_w": 0.0, "loss_b_w": 0.0, "loss_c_w": 0.0, "standby_w": 0.0}
-    control = {"revert_state": revert, "reserve_soc_frac": 0.9, "has_reserve": False}
+    control = {"revert_state": revert, "reserve_soc_frac": 0.9}
     plant = Plant([home(inverter=inverter, control=control)], soc_frac=0.5)
+    plant.param[:, PARAM.index("has_reserve"), :] = 0.0  # or the reserve would stop the discharge
     plant.set_control("reserve_frac", 0.9)
     plant.set_input("load_w", 1800.0)
     plant.set_input("pv_w_available", 500.0)
