@@ -399,7 +399,8 @@ def describe_folder(folder: Path) -> FolderState:
         return FolderState("finished", "a finished record")
     parts = sum(name.endswith(".parquet") for name in names)
     until = _recorded_until(folder, [name for name in names if name.startswith("truth-")])
-    return FolderState("unfinished", f"an unfinished record{until}, {parts} part{'s' * (parts != 1)}")
+    held = f"{until}, {parts} part{'s' * (parts != 1)}"
+    return FolderState("unfinished", f"an unfinished record{held} (its run was killed or still goes on)")
 
 
 def _recorded_until(folder: Path, names: list[str]) -> str:

@@ -35,7 +35,9 @@ def print_run(world: World, run: Run, level: str, controller: str, *, everything
     """Print the verdict of one run."""
     out = console()
     verdict = run.verdict
-    size = f"{len(world.names)} devices · {world.duration_ns / 3.6e12:g} h · {level.upper()}"
+    hours = world.duration_ns / 3.6e12
+    length = f"{hours:g} h" if hours >= 1.0 else f"{60.0 * hours:g} min"
+    size = f"{len(world.names)} devices · {length} · {level.upper()}"
     out.print(f"{world.scenario_name} · {size} · controller {escape(controller)} · seed {world.seed}")
     out.print(_headline(verdict), style=_STYLE[verdict.outcome])
     for reason in verdict.reasons:

@@ -201,7 +201,7 @@ def test_an_occupied_folder_is_described_and_refused(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "run"
     assert describe_folder(folder).kind == "absent"
     writer = RecordWriter(folder, HEADER)
-    assert describe_folder(folder).text == "an unfinished record, 0 parts"
+    assert describe_folder(folder).text.startswith("an unfinished record, 0 parts (its run was killed")
     rows = block("truth", 0, 5)
     rows["t_ns"][:] = 200 * 1_000_000_000
     writer.append_truth(rows)
@@ -227,7 +227,7 @@ def test_an_occupied_folder_is_described_and_refused(tmp_path: Path) -> None:
 def test_a_damaged_folder_can_still_be_described(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "truth-00001.parquet").write_text("no")
-    assert describe_folder(tmp_path).text == "an unfinished record, damaged (ArrowInvalid), 1 part"
+    assert describe_folder(tmp_path).text.startswith("an unfinished record, damaged (ArrowInvalid), 1 part")
     (tmp_path / "run.json").rename(tmp_path / "run.json.tmp")
     (tmp_path / "truth-00001.parquet").unlink()
     assert describe_folder(tmp_path).kind == "unfinished"
