@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from ridethrough.emulator.fields import INPUT, LANES, STATE
+from ridethrough.emulator.fields import INPUT, STATE
 from ridethrough.emulator.plant import J_PER_WH, Plant
 
 from .record import RecordWriter
@@ -21,6 +21,18 @@ from .record import RecordWriter
 Mask = NDArray[np.bool_]
 
 _METERS: Final = ("discharge_j", "charge_j", "import_j", "export_j", "pv_j", "backup_served_j")
+_STATE: Final = (
+    "status",
+    "energy_j",
+    "energy_j_low",
+    "energy_j_high",
+    "power_w_low",
+    "power_w_high",
+    "slew_w_per_s_high",
+    "dead_import_w_high",
+    *_METERS,
+)
+_INPUT: Final = ("grid_good", "load_w")
 _BUFFER_BYTES: Final = 16 * 2**20
 _INSTANTS_MAX: Final = 512
 
@@ -73,18 +85,15 @@ class TruthLog:
 
     def flush(self) -> None:
         """Hand everything written so far to the record."""
-        count, n = self._filled, self._plant.n
+        count = self._filled
         if count == 0:
             return
         self._filled = 0
         # By device and then by time, so that a row's predecessor is its neighbour.
-        device, k = np.nonzero(self._rows[:count].T)
-        tile, lane = device // LANES, device % LANES
-
-        def state(name: str) -> NDArray[np.float64]:
-            values: NDArray[np.float64] = self._state[k, tile, STATE.index(name), lane]
-            return values
-
+        rows = self._rows[:count].T
+        device, k = np.nonzero(rows)
+        state = _columns(self._state[:count], _STATE, STATE, rows)
+        world = _columns(self._input[:count], _INPUT, INPUT, rows)
         first = np.concatenate([[True], device[1:] != device[:-1]])
         last = np.concatenate([device[1:] != device[:-1], [True]])
         t_ns = self._t_ns[k]
@@ -92,30 +101,48 @@ class TruthLog:
         self._last_ns[device[last]] = t_ns[last]
         mean_w = {}
         for name in _METERS:
-            meter_j = state(name)
+            meter_j = state[name]
             before_j = np.where(first, self._last_j[name][device], np.concatenate([[0.0], meter_j[:-1]]))
             mean_w[name] = (meter_j - before_j) / (dt_ns / 1e9)
             self._last_j[name][device[last]] = meter_j[last]
-        load_w = self._input[k, tile, INPUT.index("load_w"), lane]
         columns = {
             "t_ns": t_ns,
             "dt_ns": dt_ns,
             "device": device,
-            "status": state("status"),
-            "grid_good": self._input[k, tile, INPUT.index("grid_good"), lane],
-            "energy_wh": state("energy_j") / J_PER_WH,
-            "energy_wh_low": state("energy_j_low") / J_PER_WH,
-            "energy_wh_high": state("energy_j_high") / J_PER_WH,
+            "status": state["status"],
+            "grid_good": world["grid_good"],
+            "energy_wh": state["energy_j"] / J_PER_WH,
+            "energy_wh_low": state["energy_j_low"] / J_PER_WH,
+            "energy_wh_high": state["energy_j_high"] / J_PER_WH,
             "power_w": mean_w["discharge_j"] - mean_w["charge_j"],
-            "power_w_low": state("power_w_low"),
-            "power_w_high": state("power_w_high"),
-            "slew_w_per_s_high": state("slew_w_per_s_high"),
+            "power_w_low": state["power_w_low"],
+            "power_w_high": state["power_w_high"],
+            "slew_w_per_s_high": state["slew_w_per_s_high"],
             "import_w": mean_w["import_j"] - mean_w["export_j"],
-            "dead_import_w_high": state("dead_import_w_high"),
+            "dead_import_w_high": state["dead_import_w_high"],
             "pv_w": mean_w["pv_j"],
-            "load_w": load_w,
-            "backup_load_w": load_w * self._backup_frac[device],
+            "load_w": world["load_w"],
+            "backup_load_w": world["load_w"] * self._backup_frac[device],
             "backup_served_w": mean_w["backup_served_j"],
         }
-        order = np.argsort(k * n + device)  # back to the order of time
+        order = np.argsort(k * self._plant.n + device)  # back to the order of time
         self._writer.append_truth({name: column[order] for name, column in columns.items()})
+
+
+def _columns(
+    instants: NDArray[np.float64], names: tuple[str, ...], fields: tuple[str, ...], rows: Mask
+) -> dict[str, NDArray[np.float64]]:
+    """Return the chosen fields of plant arrays at many instants, only where `rows`, by device and then time.
+
+    Parameters
+    ----------
+    instants : ndarray, shape (instants, tiles, fields, LANES)
+    names : tuple of str
+        Of the fields wanted.
+    fields : tuple of str
+        Of the array's fields, in its order.
+    rows : Mask, shape (n, instants)
+    """
+    chosen = instants[:, :, [fields.index(name) for name in names], :].transpose(2, 1, 3, 0)
+    flat = chosen.reshape(len(names), -1, len(instants))[:, : len(rows)]
+    return {name: flat[f][rows] for f, name in enumerate(names)}
