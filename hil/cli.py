@@ -26,7 +26,7 @@ from .faults import FAULTS
 from .files import load_profile, load_scenario, profile_names, scenario_names
 from .serving import Served, is_profile, one_device, serve_site, whole_world
 from .show import Reporter, print_run
-from .units import parse_duration, parse_instant, parse_power_w, parse_ratio
+from .units import DAY_NS, parse_duration, parse_instant, parse_power_w, parse_ratio
 from .world import World, build_world, scenario_notes
 
 app = typer.Typer(
@@ -73,9 +73,9 @@ def _world(scenario: str, seed: int | None, begin: str | None, length: str | Non
         return world
     from_ns = 0
     if begin is not None:
-        from_ns = (parse_instant(begin) - world.start_of_day_ns) % (24 * 3600 * 10**9)
-        if begin[0] in "0123456789" and "d " in begin:  # counted in days: taken as it stands
-            from_ns = parse_instant(begin) - world.start_of_day_ns
+        from_ns = parse_instant(begin) - world.start_of_day_ns
+        if "d " not in begin:  # a bare time of day: the next one after the start
+            from_ns %= DAY_NS
     length_ns = world.duration_ns - from_ns if length is None else parse_duration(length)
     return world.window(from_ns, length_ns)
 
