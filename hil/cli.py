@@ -88,7 +88,7 @@ def run(
     ] = "reserve",
     level: Annotated[Literal["mil", "hil"], typer.Option(help="Model, or real sockets and clock.")] = "mil",
     speed: Annotated[float, typer.Option(help="At hil: bench seconds per real second.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Instead of the scenario's own.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's own.")] = None,
     begin: Annotated[
         str | None, typer.Option("--from", help="Begin at this time of day, such as 18:00.")
     ] = None,
@@ -175,7 +175,7 @@ def serve(
     soc: Annotated[str, typer.Option(help="A profile's state of charge at the start, such as 90%.")] = "90%",
     load: Annotated[str, typer.Option(help="A profile's load, such as 900 or 0.9kW.")] = "900",
     pv: Annotated[str, typer.Option(help="A profile's PV power, such as 3kW.")] = "0",
-    seed: Annotated[int | None, typer.Option(help="Instead of the scenario's own.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's own.")] = None,
     allow_remote: Annotated[
         bool, typer.Option(help="Let other machines reach it: Modbus has no authentication.")
     ] = False,
