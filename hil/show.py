@@ -24,6 +24,7 @@ _STYLE: Final = {"held": "green", "broken": "bold red", "inconclusive": "yellow"
 _HELD_ROWS: Final = 5
 _BROKEN_ROWS: Final = 12
 _SENTENCES: Final = 3
+_WIDTH_WITH_DEVICE: Final = 105
 
 
 def console() -> Console:
@@ -43,7 +44,7 @@ def print_run(world: World, run: Run, level: str, controller: str, *, everything
     for reason in verdict.reasons:
         out.print(f"  {escape(reason)}")
     rows = _chosen(verdict, everything)
-    out.print(_table(verdict, rows))
+    out.print(_table(verdict, rows, out.width))
     rest = len(verdict.homes) - len(rows)
     if rest:
         out.print(f"  and {_outcomes(verdict, rows)} more; --all shows every home")
@@ -91,24 +92,27 @@ def _outcomes(verdict: Verdict, rows: Sequence[HomeVerdict]) -> str:
     return ", ".join(f"{left.count(outcome)} {outcome}" for outcome in sorted(set(left)))
 
 
-def _table(verdict: Verdict, homes: Sequence[HomeVerdict]) -> Table:
+def _table(verdict: Verdict, homes: Sequence[HomeVerdict], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    keys = list(homes[0].findings) if homes else []
-    for name in ("home", "device", "verdict", "reserve", "margin", "first breach", *keys):
+    names = ["home", "verdict", "margin", "reserve", "first breach", "broken"]
+    if width >= _WIDTH_WITH_DEVICE:
+        names.append("device")
+    for name in names:
         table.add_column(name, justify="right" if name in ("reserve", "margin") else "left", no_wrap=True)
     for home in homes:
         margin = _margin(home)
         first_ns = min((t_ns for t_ns, _ in home.sentences), default=None)
-        marks = ["[green]ok[/]" if home.findings[key].held else "[bold red]BROKEN[/]" for key in keys]
-        table.add_row(
+        broken = " ".join(key for key, found in home.findings.items() if not found.held)
+        cells = (
             escape(home.name),
-            escape(home.profile),
             f"[{_STYLE[home.outcome]}]{home.outcome}[/]",
-            f"{home.reserve_kwh:.2f} kWh",
             "-" if margin == float("inf") else f"{margin:+.2f} kWh",
+            f"{home.reserve_kwh:.2f} kWh",
             "-" if first_ns is None else clock_text(first_ns, verdict.start_of_day_ns),
-            *marks,
+            f"[bold red]{broken}[/]" if broken else "-",
+            escape(home.profile),
         )
+        table.add_row(*cells[: len(names)])
     return table
 
 
