@@ -12,7 +12,7 @@ from ridethrough.emulator.image import DeviceImage
 from ridethrough.emulator.plant import Plant
 from ridethrough.emulator.points import Point
 
-from tests.emulator.register_bench import ADDRESS, DEVICE, NAMES, OK, PROFILES, Bench, effects
+from tests.emulator.register_bench import ADDRESS, DEVICE, NAMES, OK, PERMIT, PROFILES, Bench, effects
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,6 +80,8 @@ def test_any_write_changes_what_it_should_or_nothing(name: str, data: st.DataObj
             own = effects(point, profile)
             linked = own is not None and own & allowed
             shown = point.name in ("StActCtl", "WSetRvrtRem", "WMaxLimPctRvrtRem", "Alrm", "Evt1")
+            # A device that waits to enter service shows at once whether it is permitted to.
+            shown |= bool(allowed & PERMIT) and point.name in ("St", "InvSt", "ESDlyRemTms")
             assert linked or shown, f"{point} changed by a write to {sorted(map(str, touched))}"
 
 
@@ -154,3 +156,12 @@ def test_the_timer_follows_the_standards_sentence(steps: list[int | tuple[str, i
             oracle.write(**{step[0]: step[1]})
         shown = [bench.read(704, point) for point in (*NAMED.values(), "WSetRvrtRem")]
         assert shown == [getattr(oracle, name) for name in NAMED] + [oracle.left]
+
+
+def test_a_waiting_device_shows_at_once_that_service_is_permitted_again() -> None:
+    bench = Bench()
+    assert bench.write(123, ("Conn", 0)) == OK
+    bench.wait(1)
+    assert (bench.read(101, "St"), bench.read(701, "InvSt")) == (1.0, 0.0)  # OFF
+    assert bench.write(123, ("Conn", 1)) == OK
+    assert (bench.read(101, "St"), bench.read(701, "InvSt")) == (3.0, 2.0)  # STARTING
