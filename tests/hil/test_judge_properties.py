@@ -87,7 +87,7 @@ def restored_after_s(facts: dict[str, Any], missing_wh: float, wait_s: float, ra
 
 
 @settings(max_examples=25, deadline=None)
-@given(losses, st.floats(0, 200), st.floats(0, 400), st.sampled_from([0.0, 60.0, 300.0]))
+@given(losses, st.floats(1e-3, 200), st.floats(0, 400), st.sampled_from([0.0, 60.0, 300.0]))
 @example(
     {"loss_a_w": 0.0, "loss_b_w": 0.0, "loss_c_w": 0.0, "standby_w": 0.0, "power_w_nominal": 5e3},
     0.0,
