@@ -128,9 +128,9 @@ def run(
             live = LiveBench(world, plant, pool, candidate, writer, speed=speed, progress=progress)
             asyncio.run(live.run())
             bench_fault = live.bench_fault
-            detail = (
-                f"the world stood still for {live.held_ns / 1e9:.1f} s because this machine could not keep up"
-            )
+            if live.held_ns:
+                held_s = live.held_ns / 1e9
+                detail = f"the world stood still for {held_s:.1f} s because this machine could not keep up"
     except KeyboardInterrupt:
         writer.close("interrupted")
         raise

@@ -94,7 +94,7 @@ def scenarios(
     that cannot be reached recharges late or not at all, which no controller can help; so faults end before
     an outage begins, and there are none after it.
     """
-    end = draw(st.sampled_from([6 * HOUR_MIN, 3 * HOUR_MIN, 9 * HOUR_MIN]))
+    end = draw(st.sampled_from([3 * HOUR_MIN, 6 * HOUR_MIN, 9 * HOUR_MIN]))
     cuts = draw(outages(end))
     events = [_event("grid.outage", cut["at"], cut["for"]) for cut in cuts]
     if storm:

@@ -56,4 +56,4 @@ def test_greedy_is_caught_and_shrinks_to_a_file_that_replays(tmp_path: Path) -> 
     assert result.exit_code == 1, result.output
     replayed = json.loads(result.stdout)
     assert {key: replayed[key] for key in expected} == json.loads(json.dumps(expected))
-    assert replayed["homes"][0]["invariants"]["RDY"]["held"] is False
+    assert not all(finding["held"] for finding in replayed["homes"][0]["invariants"].values())
