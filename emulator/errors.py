@@ -11,18 +11,6 @@ class ScenarioError(RidethroughError):
     """A file or an option the user wrote is wrong; the message names place, finding and cure."""
 
 
-class ProtocolError(RidethroughError):
-    """The protocol was broken."""
-
-
-class LocalProtocolError(ProtocolError):
-    """We were about to break the protocol."""
-
-
-class RemoteProtocolError(ProtocolError):
-    """The other side broke the protocol."""
-
-
 class DeviceError(RidethroughError):
     """A device answered wrongly or not at all: Modbus exception, time-out, missing model."""
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from ridethrough.emulator.errors import ScenarioError
 
@@ -24,7 +24,6 @@ from .record import PartInfo, RecordWriter, describe_folder, read_record, write_
 from .world import World
 
 Level = Literal["mil", "hil"]
-LEVELS: Final[tuple[Level, ...]] = ("mil", "hil")
 SPEED_MIN, SPEED_MAX = 0.1, 600.0
 
 

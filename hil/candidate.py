@@ -35,8 +35,11 @@ VALIDITY_S_MIN, VALIDITY_S_MAX = 1.0, 86_400.0
 PERIOD_S_MIN, PERIOD_S_MAX = 0.1, 86_400.0
 
 
-class ControllerError(Exception):
-    """The candidate failed; the message says how, in words for the verdict."""
+class ControllerError(BaseException):
+    """The candidate failed; the message says how, in words for the verdict.
+
+    Not an `Exception`: a candidate that catches all of those must not catch its own deadline.
+    """
 
 
 def load_controller(name: str) -> Controller:

@@ -19,7 +19,7 @@ import typer
 from ridethrough.emulator.errors import RidethroughError, ScenarioError
 
 from . import bench
-from .bench import check_speed
+from .bench import Level, check_speed
 from .candidate import BUNDLED, load_controller
 from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
 from .faults import FAULTS
@@ -86,7 +86,7 @@ def run(
     controller: Annotated[
         str, typer.Option(help=f"{', '.join(BUNDLED)}, or module:Class of your own; it runs in this process.")
     ] = "reserve",
-    level: Annotated[Literal["mil", "hil"], typer.Option(help="Model, or real sockets and clock.")] = "mil",
+    level: Annotated[Level, typer.Option(help="Model, or real sockets and clock.")] = "mil",
     speed: Annotated[float, typer.Option(help="At hil: bench seconds per real second.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's own.")] = None,
     begin: Annotated[

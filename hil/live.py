@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -255,17 +255,16 @@ class LiveBench:
         beat = math.nan
         while not self.over:
             woken = self._woken[d]
-            try:
+            with suppress(TimeoutError):  # no order came before the poll was due
                 async with asyncio.timeout(max(0.0, self.clock.real_s(next_ns - self.clock.now_ns()))):
                     await woken.wait()
-            except TimeoutError:
-                pass  # no order came before the poll was due: poll
             if woken.is_set():
                 woken.clear()
                 await self._write(d, device)
             if self.clock.now_ns() >= next_ns:
                 beat = await self._poll(d, device, beat)
-                next_ns = (self.clock.now_ns() // poll_ns + 1) * poll_ns + poll_ns * d // self.plant.n
+                # The next turn of this device that is still to come, however long this one took.
+                next_ns += ((self.clock.now_ns() - next_ns) // poll_ns + 1) * poll_ns
 
     async def _poll(self, d: int, device: Device, beat: float) -> float:
         """Read device `d`; returns its heartbeat, NaN where it has none."""

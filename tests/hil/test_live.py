@@ -17,13 +17,14 @@ import pandas as pd
 import pytest
 from ridethrough.emulator.errors import RidethroughError
 from ridethrough.hil import live
-from ridethrough.hil.bench import LEVELS, run
+from ridethrough.hil.bench import Level, run
 from ridethrough.hil.device import Device
 from ridethrough.hil.files import scenario_from_dict
 from ridethrough.hil.readings import Reading
 from ridethrough.hil.record import OUTCOMES, RecordWriter, describe_folder, read_record
 from ridethrough.hil.world import World, build_world
 
+LEVELS: tuple[Level, ...] = ("mil", "hil")
 COMMAND = (sys.executable, "-m", "ridethrough.hil.cli")
 DEVICES = ("home-13kwh-5kw", "home-10kwh-4kw", "home-11kwh-6kw-legacy", "municipal-500kwh-250kw")
 SPEED = 120.0
@@ -186,3 +187,18 @@ def test_a_full_disk_ends_the_run_with_one_plain_error(
         run(world(minutes=5), "hold", tmp_path / "r", level="hil", speed=SPEED)
     assert not isinstance(caught.value, ExceptionGroup)
     assert describe_folder(tmp_path / "r").kind == "unfinished"
+
+
+def test_every_device_is_polled_each_period_wherever_its_turn_lies(tmp_path: Path) -> None:
+    """A turn late in the period, whose answer comes in the next one, once cost every other poll."""
+    slow = {
+        "at": "18:00",
+        "fault": "comms.latency",
+        "target": "all",
+        "for": "10min",
+        "mean": "1s",
+        "p99": "1500ms",
+    }
+    run(world(slow, minutes=10), "hold", tmp_path / "r", level="hil", speed=SPEED)
+    devices = list(read_record(tmp_path / "r").telemetry["device"])
+    assert min(devices.count(d) for d in range(len(DEVICES))) >= 50  # of 60
