@@ -1,4 +1,4 @@
-# Set-up in two commands, on Debian 12, Ubuntu 24.04 or the like with Python >= 3.11 and a C compiler:
+# Set-up in two commands, on Debian 12, Ubuntu 24.04 or the like with Python >= 3.11 and gcc with g++, or clang:
 #
 #   make demo    environment, build, the bundled pilot, then the hour of its outage over real Modbus sockets
 #   make test    environment with the tools, build, ruff, mypy, pytest
@@ -9,15 +9,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What the compiled parts are made of. All other files are used in place and need no rebuild.
-SOURCES := pyproject.toml setup.py emulator/fields.py $(wildcard emulator/*.pyx emulator/*.h)
+SOURCES := pyproject.toml setup.py $(addprefix emulator/,fields.py cells.py exact.py trace.py emit.py) \
+	$(wildcard emulator/*.pyx emulator/*.h emulator/model/*.py)
 
-.PHONY: help demo test build doctor clean
+.PHONY: help demo test build plots doctor clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    set up, then run the bundled pilot and an hour of it over real Modbus sockets"
 	@echo "make test    set up with the tools, then ruff, mypy and pytest"
 	@echo "make build   set up with the tools and compile, no more"
+	@echo "make plots   run the plant for every figure and table of docs/model, and draw them; some minutes"
 	@echo "make doctor  say what this machine lacks, with the cure"
 	@echo "make clean   remove all that make made, $(VENV) included; records in runs/ stay"
 
@@ -33,6 +35,9 @@ test: $(VENV)/test.stamp
 
 build: $(VENV)/test.stamp
 
+plots: $(VENV)/docs.stamp
+	$(BIN)/python -m tests.plots
+
 # A stamp says: this environment was made and these sources compiled after their last change.
 $(VENV)/run.stamp: $(SOURCES) | doctor
 	@echo "Making $(VENV) and compiling; the first time takes a minute or two."
@@ -46,6 +51,14 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@$(BIN)/python -c "import tomllib; from pathlib import Path; project = tomllib.loads(Path('pyproject.toml') \
 		.read_text())['project']; print(*project['optional-dependencies']['test'], sep='\n')" > $(VENV)/test.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/test.txt
+	@touch $@
+
+# The tools of the extra `docs`, likewise.
+$(VENV)/docs.stamp: $(VENV)/test.stamp
+	@echo "Adding the drawing tools to $(VENV)."
+	@$(BIN)/python -c "import tomllib; from pathlib import Path; project = tomllib.loads(Path('pyproject.toml') \
+		.read_text())['project']; print(*project['optional-dependencies']['docs'], sep='\n')" > $(VENV)/docs.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/docs.txt
 	@touch $@
 
 # The compiler is the one Python will call; a file is put to it, because gcc without libc6-dev is there but no use.
@@ -64,7 +77,9 @@ doctor:
 		cc=$$(ask 'os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"'); \
 		include="-I$$(ask 'sysconfig.get_path("include")') -I$$(ask 'sysconfig.get_path("platinclude")')"; \
 		if ! echo '#include <stdio.h>' | $$cc -x c -fsyntax-only -; then \
-			lack "a C compiler that works; Python calls '$$cc'" "apt-get install gcc libc6-dev"; \
+			lack "a C compiler that works; Python calls '$$cc'" "apt-get install gcc g++ libc6-dev"; \
+		elif ! echo '#include <cstdint>' | $${CXX:-$$(ask 'sysconfig.get_config_var("CXX") or "c++"')} -x c++ -fsyntax-only -; then \
+			lack "a C++ compiler that works" "apt-get install g++"; \
 		elif ! echo '#include <Python.h>' | $$cc $$include -x c -fsyntax-only -; then \
 			lack "Python.h for $(PYTHON)" "apt-get install python3-dev"; \
 		fi; \
@@ -72,6 +87,6 @@ doctor:
 	exit $$fails
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info emulator/*.so emulator/*.c
+	rm -rf $(VENV) build dist *.egg-info emulator/*.so emulator/*.c emulator/*.cpp
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

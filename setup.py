@@ -1,4 +1,4 @@
-"""Builds the compiled parts, the header they share, and the name tree.
+"""Builds the compiled parts, the headers they share, and the name tree.
 
 Everything else is declared in pyproject.toml.  The folders at the top of the repository are imported as
 ridethrough.<folder>.  Cython and mypy find modules by path alone, so build/names/ridethrough links each
@@ -8,14 +8,18 @@ kept.
 
 import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOMS = ("emulator", "hil", "controllers", "fixtures")
 NAMES = Path("build/names/ridethrough")
 INCLUDE = Path("build/include")
+FIELDS_HEADER, STEP_HEADER = INCLUDE / "_fields.h", INCLUDE / "_step_generated.h"
 
 
 def link_rooms() -> None:
@@ -27,41 +31,62 @@ def link_rooms() -> None:
             link.symlink_to(Path("../../..") / room, target_is_directory=True)
 
 
-def write_fields_header() -> None:
-    """Write the field enumerations of emulator/fields.py for the C compiler."""
-    fields = runpy.run_path("emulator/fields.py")
+def write_header(path: Path, text: str) -> None:
+    """Write a header, whole or not at all; an unchanged time stamp saves a rebuild."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        aside = path.with_suffix(f".{os.getpid()}")
+        aside.write_text(text)
+        aside.replace(path)
+
+
+def fields_header() -> str:
+    """Return the numbers and field enumerations of emulator/fields.py for the C compiler."""
+    fields = {k: v for k, v in runpy.run_path("emulator/fields.py").items() if k.isupper()}
     lines = ["/* Made by setup.py from emulator/fields.py. */", "#ifndef RT_FIELDS_H", "#define RT_FIELDS_H"]
-    lines += [f"#define RT_{name} {fields[name]}" for name in ("LANES", "TICKS_PER_S")]
-    for group in ("STATUS", "REVERT", "PARAM", "CONTROL", "INPUT", "STATE"):
-        names = [f"{group}_{name}" for name in fields[group]] + [f"{group}_COUNT"]
-        lines += [f"enum {{ {', '.join(names)} }};"]
-    text = "\n".join([*lines, "#endif", ""])
-    header = INCLUDE / "_fields.h"
-    INCLUDE.mkdir(parents=True, exist_ok=True)
-    if not header.exists() or header.read_text() != text:  # an unchanged time stamp saves a rebuild
-        header.write_text(text)
+    lines += [f"#define RT_{name} {value}" for name, value in fields.items() if isinstance(value, int)]
+    for group, members in fields.items():
+        if isinstance(members, tuple):
+            names = [f"{group}_{name}" for name in members] + [f"{group}_COUNT"]
+            lines += [f"enum {{ {', '.join(names)} }};"]
+    return "\n".join([*lines, "#endif", ""])
 
 
-def extensions() -> list[Extension]:
-    """Describe the compiled modules."""
-    checked = os.environ.get("RIDETHROUGH_BOUNDSCHECK") == "1"
+def step_header() -> str:
+    """Return the step of the model in C++, from a Python of its own: nothing of the model is kept here."""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "ridethrough.emulator.emit"],
+        env={**os.environ, "PYTHONPATH": str(NAMES.parent.resolve()), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    if run.returncode != 0:
+        raise SystemExit(f"emulator/model cannot be compiled:\n{run.stderr}")
+    return run.stdout
+
+
+def extension(name: str, *, cpp: bool = False) -> Extension:
+    """Describe one compiled module."""
     # No fused multiply-add, no fast-math, no -march: every machine must round alike, or a record depends on
     # the machine that made it.
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
-    if not checked:
+    if os.environ.get("RIDETHROUGH_BOUNDSCHECK") != "1":
         flags.append("-g0")  # a distribution's Python asks for symbols: seven times the size
-    headers = sorted(str(header) for header in Path("emulator").glob("*.h"))
-    modules = [
-        Extension(
-            f"ridethrough.emulator.{name}",
-            [f"emulator/{name}.pyx"],
-            include_dirs=["emulator", str(INCLUDE)],
-            depends=[*headers, str(INCLUDE / "_fields.h")],
-            extra_compile_args=flags,
-        )
-        for name in ("_kernel", "_registers", "_modbus")
-        if Path(f"emulator/{name}.pyx").exists()
-    ]
+    headers = [*sorted(Path("emulator").glob("*.h")), FIELDS_HEADER, *([STEP_HEADER] if cpp else [])]
+    return Extension(
+        f"ridethrough.emulator.{name}",
+        [f"emulator/{name}.pyx"],
+        include_dirs=["emulator", str(INCLUDE)],
+        depends=[str(header) for header in headers],
+        extra_compile_args=[*flags, "-std=c++17", "-Wno-psabi"] if cpp else flags,
+        language="c++" if cpp else "c",
+    )
+
+
+def extensions() -> list[Extension]:
+    """Describe the compiled modules, translated to C and C++."""
+    checked = os.environ.get("RIDETHROUGH_BOUNDSCHECK") == "1"
     directives = {
         "language_level": 3,
         "boundscheck": checked,
@@ -70,10 +95,30 @@ def extensions() -> list[Extension]:
         "initializedcheck": checked,
     }
     return cythonize(
-        modules, include_path=["build/names"], build_dir="build/cython", compiler_directives=directives
+        [extension(path.stem, cpp=path.stem == "_kernel") for path in sorted(Path("emulator").glob("*.pyx"))],
+        include_path=["build/names"],
+        build_dir="build/cython",
+        compiler_directives=directives,
     )
 
 
+class BuildWithVectors(build_ext):
+    """Refuses a compiler that cannot do it, in one sentence."""
+
+    def build_extensions(self) -> None:
+        if self.compiler.compiler_type == "msvc":
+            raise SystemExit(
+                "Ridethrough's kernel is written with the vector types of GCC and Clang, and this is MSVC: "
+                "on Windows, install it under WSL."
+            )
+        super().build_extensions()
+
+
 link_rooms()
-write_fields_header()
-setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
+write_header(FIELDS_HEADER, fields_header())
+write_header(STEP_HEADER, step_header())
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildWithVectors},
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)
