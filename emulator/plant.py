@@ -7,58 +7,71 @@ same bits.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _kernel
+from .community import Rules
 from .errors import InvariantError
-from .fields import CONTROL, INPUT, LANES, PARAM, REVERT, STATE, TICKS_PER_S
+from .feeder import FeederSolver
+from .fields import CONTROL, INPUT, LANES, PARAM, SLOW_TICKS, STATE, STATUS, TICKS_PER_S
+from .grid_settings import GridSettings, check, control_values, default_settings
+from .model.battery import settle
+from .network import Coupling
+from .params import WITH_CAPACITY, params_of
 from .profile import DeviceProfile
+from .reference import load, store
+from .wear import Wear
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Advance = Callable[[Floats, Floats, Floats, Floats, int, int], None]
+
+
+class Advance(Protocol):
+    """The stepping function: `_kernel.advance`, or `reference.advance` with the same bits."""
+
+    def __call__(
+        self,
+        param: Floats,
+        control: Floats,
+        inputs: Floats,
+        state: Floats,
+        n: int,
+        ticks: int,
+        *,
+        coarse_ticks: int,
+    ) -> None:
+        """Move the first `n` devices on by `ticks` ticks, inputs held."""
+
 
 NS_PER_TICK: Final = 1_000_000_000 // TICKS_PER_S
-J_PER_WH: Final = 3600.0
+HOUR_TICKS: Final = 3600 * TICKS_PER_S
 VALIDITY_TICKS_MAX: Final = 2**32 - 1
 """Longest revert timer a 32-bit count of seconds cannot overrun [ticks]."""
 
 
-def _params_of(profile: DeviceProfile, soh_frac: float, backup_frac: float) -> dict[str, float]:
-    battery, inverter, island, control = profile.battery, profile.inverter, profile.island, profile.control
-    capacity_j = battery.energy_wh * soh_frac * J_PER_WH
-    return {
-        "power_w_discharge_max": inverter.power_w_discharge_max,
-        "power_w_charge_max": inverter.power_w_charge_max,
-        "power_w_surge": inverter.power_w_surge,
-        "surge_ticks": float(round(inverter.surge_s * TICKS_PER_S)),
-        "power_w_nominal": inverter.power_w_discharge_max,
-        "ramp_w_per_s": inverter.ramp_w_per_s,
-        "capacity_j": capacity_j,
-        "energy_j_min": capacity_j * battery.soc_frac_min,
-        "energy_j_max": capacity_j * battery.soc_frac_max,
-        "energy_j_restart": capacity_j * battery.soc_frac_restart,
-        "loss_a_w": inverter.loss_a_w,
-        "loss_b_w": inverter.loss_b_w,
-        "loss_c_w": inverter.loss_c_w,
-        "standby_w": inverter.standby_w,
-        "transfer_ticks": float(round(profile.transfer_s * TICKS_PER_S)),
-        "enter_delay_ticks": float(round(inverter.enter_delay_s * TICKS_PER_S)),
-        "enter_ramp_ticks": float(round(inverter.enter_ramp_s * TICKS_PER_S)),
-        "restart_ticks": float(round(island.restart_s * TICKS_PER_S)),
-        "pv_return_ticks": float(round(island.pv_return_s * TICKS_PER_S)),
-        "revert_mode": float(REVERT.index(control.revert_state)),
-        "power_w_recharge": control.power_w_recharge,
-        "recharge_band_frac": control.recharge_band_frac,
-        "has_reserve": float(control.has_reserve),
-        "cancels_grants": float(island.cancels_grants),
-        "backup_frac": backup_frac,
-    }
+@dataclass(frozen=True, slots=True, order=True)
+class _Due:
+    """A change of settings to come; the earliest first."""
+
+    at: int
+    device: int
+    key: str
+    revert: Callable[[GridSettings], GridSettings] = field(compare=False)
+
+
+def _per_device(n: int, name: str, values: ArrayLike, low: float, high: float) -> Floats:
+    """Return one value per device, all of them in range."""
+    given = np.broadcast_to(np.asarray(values, dtype=np.float64), (n,))
+    if not bool(np.all((given >= low) & (given <= high))):
+        raise ValueError(f"{name} must lie in [{low}, {high}], found {given.min()} to {given.max()}")
+    return given
 
 
 class Plant:
@@ -74,7 +87,19 @@ class Plant:
         State of health: faded over nominal capacity [1], in (0, 1].
     backup_frac : array_like, shape (n,) or scalar
         Share of each home's load behind its backup panel [1].
-    advance : callable, optional
+    load_var_per_w : array_like, shape (n,) or scalar
+        Reactive demand of each home's load, per watt of it [var/W].
+    random_share : array_like, shape (n,) or scalar
+        What each device drew of its random enter-service delay, in [0, 1].
+    step_s : float
+        Length of a coarse step [s]; whole ticks.
+    ages : bool
+        Batteries lose capacity within the run, by their profile's model of ageing.
+    feeder : FeederSolver, optional
+        Joins the homes, in their order; their voltages then follow from the flows of the step before.
+    community : Rules, optional
+        Of the community island; None keeps every home alone.
+    advance : Advance, optional
         The stepping function; `reference.advance` gives the same bits slowly.
 
     Attributes
@@ -86,8 +111,7 @@ class Plant:
 
     Notes
     -----
-    Not modelled yet: reactive power, voltage and frequency response, thermal limits, taper near full, ageing,
-    BMS estimation error, feeder; every home islands alone.  A device starts following the grid, ramped up.
+    What is modelled, and what is not: docs/model.md.  A device starts following the grid, ramped up.
 
     References
     ----------
@@ -101,6 +125,12 @@ class Plant:
         soc_frac: ArrayLike = 0.9,
         soh_frac: ArrayLike = 1.0,
         backup_frac: ArrayLike = 1.0,
+        load_var_per_w: ArrayLike = 0.0,
+        random_share: ArrayLike = 0.0,
+        step_s: float = 1.0,
+        ages: bool = False,
+        feeder: FeederSolver | None = None,
+        community: Rules | None = None,
         advance: Advance = _kernel.advance,
     ) -> None:
         self.profiles = tuple(profiles)
@@ -112,24 +142,60 @@ class Plant:
         self.state = np.zeros((tiles, len(STATE), LANES))
         self.version = 0
         self._advance = advance
-        soc, soh, backup = (
-            np.broadcast_to(np.asarray(a, dtype=np.float64), (n,)) for a in (soc_frac, soh_frac, backup_frac)
-        )
-        for name, values, low in (
-            ("soc_frac", soc, 0.0),
-            ("soh_frac", soh, 1e-3),
-            ("backup_frac", backup, 0.0),
-        ):
-            if not bool(np.all((values >= low) & (values <= 1.0))):
-                raise ValueError(f"{name} must lie in [{low}, 1], found {values.min()} to {values.max()}")
-        for name in PARAM:
-            self._set(self.param, PARAM, name, np.zeros(n))
+        self.step_ticks = round(step_s * TICKS_PER_S)
+        if self.step_ticks < 1 or abs(self.step_ticks / TICKS_PER_S - step_s) > 1e-9:
+            raise ValueError(f"step_s must be a whole number of ticks of 20 ms, found {step_s}")
+        self._slow_ticks = max(SLOW_TICKS, self.step_ticks)
+        shares = [
+            _per_device(n, name, values, low, high)
+            for name, values, low, high in (
+                ("soc_frac", soc_frac, 0.0, 1.0),
+                ("soh_frac", soh_frac, 1e-3, 1.0),
+                ("backup_frac", backup_frac, 0.0, 1.0),
+                ("load_var_per_w", load_var_per_w, -2.0, 2.0),
+                ("random_share", random_share, 0.0, 1.0),
+            )
+        ]
+        soc, soh, backup, load_var, self._random_share = shares
         columns = [
-            _params_of(f, float(h), float(b)) for f, h, b in zip(self.profiles, soh, backup, strict=True)
+            params_of(
+                profile,
+                soh_frac=float(soh[d]),
+                backup_frac=float(backup[d]),
+                load_var_per_w=float(load_var[d]),
+                slow_s=self._slow_ticks / TICKS_PER_S,
+            )
+            for d, profile in enumerate(self.profiles)
         ]
         for name in PARAM:
             self._set(self.param, PARAM, name, np.array([column[name] for column in columns]))
+        self._due: list[_Due] = []
+        self._elapsed_ticks = 0
+        self._settings = [default_settings(profile) for profile in self.profiles]
+        self._load_settings()
         self._start(soc)
+        self.coupling = None
+        if feeder is not None or community is not None:
+            self.coupling = Coupling(self, feeder, community)
+        self.wear = Wear(self.profiles, soh, self.states("energy_j")) if ages else None
+        self._unfaded = self.param[:, _WITH_CAPACITY, :] / self._padded(soh)
+        self._taper_unfaded = self.params("taper_per_j") * soh
+
+    def _load_settings(self) -> None:
+        """Put the settings of every device where the step finds them."""
+        known: dict[tuple[int, float], dict[str, float]] = {}
+        columns = []
+        for d, settings in enumerate(self._settings):
+            key = (id(self.profiles[d]), float(self._random_share[d]))
+            if key not in known:
+                known[key] = self._derived(d, settings)
+            columns.append(known[key])
+        for name in columns[0] if columns else ():
+            self._set(self.control, CONTROL, name, np.array([column[name] for column in columns]))
+
+    def _derived(self, d: int, settings: GridSettings) -> dict[str, float]:
+        step_s = self.step_ticks / TICKS_PER_S
+        return control_values(settings, self.profiles[d], step_s, float(self._random_share[d]))
 
     def _start(self, soc: Floats) -> None:
         """Set the initial state: following the grid, no command in force."""
@@ -143,16 +209,37 @@ class Plant:
                 f"device {d}: initial soc_frac {soc[d]} is outside its window "
                 f"{window.soc_frac_min} to {window.soc_frac_max}"
             )
-        for name, value in (("energy_j", energy_j), ("pv_ticks", self.params("pv_return_ticks"))):
-            self._set(self.state, STATE, name, value)
-        self._set(self.state, STATE, "ramp_ticks", self.params("enter_ramp_ticks"))
-        one = np.ones(self.n)
+        one, hz = np.ones(self.n), self.params("hz_nominal")
         for name in ("permit", "window_in_frac", "window_out_frac", "limit_frac", "limit_rvrt_frac"):
             self._set(self.control, CONTROL, name, one)
         reserve = np.array([f.control.reserve_soc_frac for f in self.profiles])
         self._set(self.control, CONTROL, "reserve_frac", reserve * self.params("has_reserve"))
-        for name, value in (("grid_good", one), ("voltage_pu", one), ("frequency_hz", 60.0 * one)):
+        for name, value in (
+            ("grid_good", one),
+            ("voltage_pu", one),
+            ("frequency_hz", hz),
+            ("ambient_c", 25.0 * one),
+        ):
             self._set(self.input, INPUT, name, value)
+        initial = {
+            "energy_j": energy_j,
+            "bus_pu": one,
+            "bus_hz": hz,
+            "pv_ticks": self.params("pv_return_ticks"),
+            "ramp_ticks": self.controls("enter_ramp_ticks"),
+            "event_ticks": self.params("events_ticks"),
+            "frequency_hz_before": hz,
+            "volt_var_ref_pu_now": self.controls("volt_var_ref_pu"),
+            "volt_watt_w": self.params("power_w_discharge_max"),
+            "temp_c": self.inputs("ambient_c"),
+            "soc_error_frac": np.array([f.battery.soc_error_frac for f in self.profiles]),
+        }
+        for name, value in initial.items():
+            self._set(self.state, STATE, name, value)
+        rows = np.arange(self.n)
+        p, _, _, s = load((self.param, self.control, self.input, self.state), rows)
+        settle(p, s)
+        store(self.state, STATE, rows, s)
         self.mark()
 
     @staticmethod
@@ -164,6 +251,12 @@ class Plant:
         padded[: self.n] = values
         array[:, names.index(name), :] = padded.reshape(-1, LANES)
         self.version += 1
+
+    def _padded(self, values: Floats) -> Floats:
+        """Return one value per lane, shape (tiles, 1, LANES), 1 beyond the devices."""
+        padded = np.ones(self.param.shape[0] * LANES)
+        padded[: self.n] = values
+        return padded.reshape(-1, 1, LANES)
 
     def params(self, name: str) -> Floats:
         """Return a copy of one field of `fields.PARAM`, shape (n,)."""
@@ -189,6 +282,45 @@ class Plant:
         """Set one field of `fields.INPUT` for all devices, shape (n,) or scalar."""
         self._set(self.input, INPUT, name, values)
 
+    def settings(self, d: int) -> GridSettings:
+        """Return the settings of the grid-support functions that device `d` has in force."""
+        return self._settings[d]
+
+    def set_settings(self, d: int, settings: GridSettings) -> None:
+        """Put settings in force at once.
+
+        Raises
+        ------
+        SettingError
+            When a value is outside its adjustable range; the old settings stay.
+        """
+        check(settings, self.profiles[d])
+        values = self._derived(d, settings)
+        self._settings[d] = settings
+        tile, lane = divmod(d, LANES)
+        state, control = self.state[tile, :, lane], self.control[tile, :, lane]
+        if state[_STATUS] == _ON_GRID and state[_RAMP_TICKS] >= control[CONTROL.index("enter_ramp_ticks")]:
+            state[_RAMP_TICKS] = values["enter_ramp_ticks"]  # a longer ramp is for the next time
+        for name, value in values.items():
+            control[CONTROL.index(name)] = value
+        self.version += 1
+
+    def schedule(self, d: int, key: str, ticks: int, revert: Callable[[GridSettings], GridSettings]) -> None:
+        """Let `revert` change the settings of device `d` after `ticks`; replaces what `key` had scheduled."""
+        self.unschedule(d, key)
+        heapq.heappush(self._due, _Due(self._elapsed_ticks + ticks, d, key, revert))
+
+    def unschedule(self, d: int, key: str) -> None:
+        """Drop what `key` had scheduled for device `d`, if anything."""
+        self._due = [due for due in self._due if (due.device, due.key) != (d, key)]
+        heapq.heapify(self._due)
+
+    def scheduled_ticks(self, d: int, key: str) -> int:
+        """Return how long until what `key` has scheduled for device `d`; 0 when nothing is."""
+        return next(
+            (due.at - self._elapsed_ticks for due in self._due if (due.device, due.key) == (d, key)), 0
+        )
+
     def touch(self) -> None:
         """Say that `control` was written to."""
         self.version += 1
@@ -196,17 +328,57 @@ class Plant:
     def advance(self, ticks: int) -> None:
         """Move every device on by `ticks` ticks of 20 ms, inputs held.
 
-        Steps are 1 s long, or 20 ms for a device with a transition in the second ahead.
+        Steps are `step_s` long, or 20 ms for a device with a transition in the step ahead.
 
         Raises
         ------
         InvariantError
             When a result is not a number: a bug of the model, never a property of a device.
         """
-        self._advance(self.param, self.control, self.input, self.state, self.n, ticks)
+        left = ticks
+        while left or (self._due and self._due[0].at <= self._elapsed_ticks):
+            while self._due and self._due[0].at <= self._elapsed_ticks:
+                due = heapq.heappop(self._due)
+                self.set_settings(due.device, due.revert(self.settings(due.device)))
+            span = min(left, self._due[0].at - self._elapsed_ticks) if self._due else left
+            if self.wear is not None:
+                span = min(span, HOUR_TICKS - self._elapsed_ticks % HOUR_TICKS)
+            self._step(span)
+            left -= span
+            if self.wear is not None and self._elapsed_ticks % HOUR_TICKS == 0:
+                self._age(self.wear)
         self.version += 1
         if not math.isfinite(float(self.state[:, _ENERGY_J, :].sum())):
             raise InvariantError(f"battery energy is not a number after {ticks} ticks")
+
+    def _step(self, ticks: int) -> None:
+        """Step every device; coupled ones together, a coarse step at a time."""
+        arrays = (self.param, self.control, self.input, self.state)
+        while ticks > 0:
+            span = ticks
+            if self.coupling is not None:
+                span = min(ticks, self.step_ticks)
+                self.coupling.step(span)
+            self._advance(*arrays, self.n, span, coarse_ticks=self.step_ticks)
+            self._elapsed_ticks += span
+            ticks -= span
+
+    def _age(self, wear: Wear) -> None:
+        """Let the hour that has passed take its share of every battery's capacity."""
+        energy_j = self.states("energy_j")
+        soh = wear.hour(
+            HOUR_TICKS / TICKS_PER_S,
+            energy_j,
+            self.params("capacity_j"),
+            self.states("charge_j") + self.states("discharge_j"),
+            self.states("temp_c"),
+        )
+        self.param[:, _WITH_CAPACITY, :] = self._unfaded * self._padded(soh)
+        self._set(self.param, PARAM, "taper_per_j", self._taper_unfaded / soh)
+        # What the faded battery cannot hold is lost with the capacity that held it.
+        lost_j = np.maximum(energy_j - self.params("energy_j_max"), 0.0)
+        self._set(self.state, STATE, "energy_j", energy_j - lost_j)
+        self._set(self.state, STATE, "self_j", self.states("self_j") + lost_j)
 
     def mark(self, rows: Mask | None = None) -> None:
         """Begin a new interval for the extremes (`energy_j_low` and its like) of some devices, or all."""
@@ -256,6 +428,10 @@ class Plant:
             self.set_control(name, np.where(where, value, self.controls(name)))
 
 
+_ON_GRID: Final = float(STATUS.index("on_grid"))
+_STATUS: Final = STATE.index("status")
+_RAMP_TICKS: Final = STATE.index("ramp_ticks")
+_WITH_CAPACITY: Final = [PARAM.index(name) for name in WITH_CAPACITY]
 _ENERGY_J: Final = STATE.index("energy_j")
 _EXTREMES: Final = STATE.index("energy_j_low")
 _EXTREMES_ENERGY: Final = slice(_EXTREMES, _EXTREMES + 2)

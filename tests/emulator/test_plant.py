@@ -7,6 +7,7 @@ that reaches any power within a second.  At 2 kW p = 0.4 and the loss is 15.52 +
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from ridethrough.emulator.errors import InvariantError
 from ridethrough.emulator.fields import STATE, TICKS_PER_S
+from ridethrough.emulator.grid_types import GridSettings, SettingError
 from ridethrough.emulator.plant import VALIDITY_TICKS_MAX, Plant
 
 from tests.strategies import home
@@ -257,11 +259,15 @@ def test_a_change_of_anything_readable_changes_the_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"soc_frac": 1.2}, r"soc_frac must lie in \[0.0, 1\], found 1.2"),
+        ({"soc_frac": 1.2}, r"soc_frac must lie in \[0.0, 1.0\], found 1.2"),
         ({"soc_frac": [0.5, 0.01]}, "device 1: initial soc_frac 0.01 is outside its window 0.05 to 1.0"),
         ({"soh_frac": 0.0}, "soh_frac must lie in"),
         ({"backup_frac": -0.1}, "backup_frac must lie in"),
         ({"soc_frac": float("nan")}, "soc_frac must lie in"),
+        ({"random_share": 1.1}, "random_share must lie in"),
+        ({"load_var_per_w": 2.1}, "load_var_per_w must lie in"),
+        ({"step_s": 0.03}, "step_s must be a whole number of ticks of 20 ms, found 0.03"),
+        ({"step_s": 0.0}, "step_s must be a whole number of ticks"),
     ],
 )
 def test_a_start_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -279,3 +285,72 @@ def test_energy_that_is_not_a_number_stops_the_run() -> None:
 def test_a_device_that_recharges_to_its_reserve_must_have_one() -> None:
     with pytest.raises(ValidationError, match="recharge needs has_reserve: true"):
         home(control={"revert_state": "recharge", "has_reserve": False})
+
+
+def with_ramp(plant: Plant, ramp_s: float) -> GridSettings:
+    return replace(plant.settings(0), enter=replace(plant.settings(0).enter, ramp_s=ramp_s))
+
+
+def test_settings_that_are_refused_leave_the_old_ones_in_force() -> None:
+    plant = one()
+    before, version = plant.settings(0), plant.version
+    columns = plant.control.copy()
+    with pytest.raises(SettingError, match="ESRmpTms: found 2000 s; allowed is 1 to 1000 s"):
+        plant.set_settings(0, with_ramp(plant, 2000.0))
+    assert plant.settings(0) == before
+    assert np.array_equal(plant.control, columns)
+    plant.set_settings(0, with_ramp(plant, 100.0))
+    assert plant.settings(0) == replace(before, enter=replace(before.enter, ramp_s=100.0))
+    assert plant.controls("enter_ramp_ticks")[0] == 100 * TICKS_PER_S
+    assert plant.version > version
+
+
+def test_settings_of_one_device_are_its_own() -> None:
+    plant = Plant([home()] * 10)
+    plant.set_settings(9, with_ramp(plant, 60.0))
+    assert plant.controls("enter_ramp_ticks").tolist() == [15_000.0] * 9 + [3000.0]
+
+
+def test_a_longer_ramp_is_for_the_next_time() -> None:
+    """A device in service for long once fell back to the share of a ramp that was then made longer."""
+    plant = write(one(0.5), set_ena=1.0, set_w=3000.0)
+    plant.advance(5 * TICKS_PER_S)
+    plant.set_settings(0, with_ramp(plant, 1000.0))
+    plant.advance(5 * TICKS_PER_S)
+    assert state(plant, "power_w") == 3000.0
+    write(plant, permit=0.0)
+    plant.advance(1)
+    write(plant, permit=1.0)
+    plant.advance(400 * TICKS_PER_S)
+    assert state(plant, "power_w") == pytest.approx(5000.0 * 0.1, abs=10.0)
+
+
+def test_scheduled_changes_of_settings_happen_at_their_tick() -> None:
+    plant = one()
+    plant.schedule(
+        0, "ramp", 75, lambda settings: replace(settings, enter=replace(settings.enter, ramp_s=9.0))
+    )
+    plant.schedule(
+        0, "delay", 30, lambda settings: replace(settings, enter=replace(settings.enter, delay_s=7.0))
+    )
+    plant.schedule(0, "never", 40, lambda settings: pytest.fail("was taken off the schedule"))
+    plant.unschedule(0, "never")
+    assert plant.scheduled_ticks(0, "never") == 0
+    plant.advance(29)
+    assert (plant.scheduled_ticks(0, "ramp"), plant.scheduled_ticks(0, "delay")) == (46, 1)
+    assert plant.settings(0).enter.delay_s == 300.0
+    plant.advance(1)
+    assert (plant.settings(0).enter.delay_s, plant.settings(0).enter.ramp_s) == (7.0, 300.0)
+    plant.advance(45)
+    assert (plant.settings(0).enter.delay_s, plant.settings(0).enter.ramp_s) == (7.0, 9.0)
+    assert plant.scheduled_ticks(0, "ramp") == 0
+    plant.schedule(0, "ramp", 10, lambda settings: settings)
+    plant.schedule(0, "ramp", 20, lambda settings: settings)  # in place of the first
+    assert plant.scheduled_ticks(0, "ramp") == 20
+
+
+@pytest.mark.parametrize("step_s", [0.02, 1.0, 60.0, 900.0])
+def test_an_idle_day_costs_the_same_at_any_length_of_step(step_s: float) -> None:
+    plant = Plant([home()], soc_frac=0.5, step_s=step_s)
+    plant.advance(HOUR if step_s == 0.02 else 24 * HOUR)
+    assert energy_wh(plant) == pytest.approx(6750.0 - 15.0 * (1.0 if step_s == 0.02 else 24.0), abs=1e-6)

@@ -288,3 +288,131 @@ def test_a_slow_ramp_gets_through_the_band_of_its_own_loss_in_20_ms_steps() -> N
         plant.advance(1)
     assert state(plant, "power_w") == -2000.0
     assert state(plant, "slew_w_per_s_high") == pytest.approx(500.0)
+
+
+@pytest.mark.parametrize("break_s", [0.1, 5.0])
+def test_break_before_make_is_dark_for_its_time_to_one_tick(break_s: float) -> None:
+    plant = run(outage(island={"break_s": break_s, "sync_s": 3.0}), 10)
+    grid(plant, good=True)
+    assert ticks_while(plant, "island") == DELAY + 3 * TICKS_PER_S
+    assert (status(plant), state(plant, "backup_w_served"), state(plant, "import_w")) == ("rejoin", 0.0, 0.0)
+    assert state(plant, "bus_hz") == 0.0
+    assert ticks_while(plant, "rejoin") == round(break_s * TICKS_PER_S) - 1
+    assert (status(plant), state(plant, "import_w")) == ("on_grid", 900.0)
+    assert state(plant, "backup_short_j") == pytest.approx(900.0 * (0.2 + break_s))
+
+
+def test_a_grid_that_goes_during_the_break_is_waited_for_again() -> None:
+    plant = run(outage(island={"break_s": 5.0}), 10)
+    run(grid(plant, good=True), 302)
+    assert status(plant) == "rejoin"
+    run(grid(plant, good=False), 0.02)
+    assert status(plant) == "transfer"
+    run(plant, 1)
+    assert status(plant) == "island"
+    grid(plant, good=True)
+    assert ticks_while(plant, "island") == DELAY
+
+
+@pytest.mark.parametrize("detect_s", [0.0, 0.1, 2.0])
+def test_a_held_up_section_is_noticed_at_its_time_to_one_tick(detect_s: float) -> None:
+    plant = one(load_w=900.0, island={"detect_s": detect_s})
+    run(plant, 2)
+    plant.set_input("grid_held", 1.0)
+    grid(plant, good=False)
+    assert ticks_while(plant, "on_grid") == round(detect_s * TICKS_PER_S)
+    assert status(plant) == "transfer"
+    assert state(plant, "backup_short_j") == pytest.approx(900.0 * 0.02)
+    run(plant, 1)
+    assert (status(plant), state(plant, "import_w")) == ("island", 0.0)
+
+
+def test_a_section_that_is_reconnected_in_time_is_not_noticed() -> None:
+    plant = run(one(load_w=900.0), 2)
+    for _ in range(3):
+        plant.set_input("grid_held", 1.0)
+        run(grid(plant, good=False), 2.0)
+        plant.set_input("grid_held", 0.0)
+        run(grid(plant, good=True), 0.02)
+    assert (status(plant), state(plant, "backup_short_j")) == ("on_grid", 0.0)
+
+
+def test_a_home_joins_a_community_island_and_stays_by_its_contract() -> None:
+    plant = run(outage(load_w=900.0), 10)
+    plant.set_input("community", 1.0)
+    plant.set_input("share_w", 1500.0)
+    plant.set_input("frequency_hz", 59.8)
+    run(plant, 1)
+    assert status(plant) == "member"
+    assert (state(plant, "power_w"), state(plant, "import_w")) == (1500.0, -600.0)
+    assert (state(plant, "backup_w_served"), state(plant, "bus_hz")) == (900.0, 59.8)
+    plant.set_input("share_w", -400.0)
+    run(plant, 1)
+    assert (state(plant, "power_w"), state(plant, "import_w")) == (-400.0, 1300.0)
+
+
+@pytest.mark.parametrize("transfer", ["ups", "slow"])
+def test_a_community_island_that_collapses_leaves_the_home_dark_and_then_alone(transfer: str) -> None:
+    plant = run(outage(load_w=900.0, island={"transfer": transfer}), 10)
+    plant.set_input("community", 1.0)
+    run(plant, 5)
+    short_j = state(plant, "backup_short_j")
+    plant.set_input("community", -1.0)
+    dark = {"ups": 1, "slow": 50}[transfer]
+    plant.advance(1)
+    assert (status(plant), state(plant, "import_w"), state(plant, "backup_w_served")) == (
+        "transfer",
+        0.0,
+        0.0,
+    )
+    assert ticks_while(plant, "transfer") == dark - 1
+    assert (status(plant), state(plant, "power_w")) == ("island", 900.0)
+    assert state(plant, "backup_short_j") - short_j == pytest.approx(900.0 * dark / TICKS_PER_S)
+
+
+@pytest.mark.parametrize(("community", "then"), [(0.0, "island"), (2.0, "on_grid")])
+def test_leaving_a_community_island_in_order_is_bumpless(community: float, then: str) -> None:
+    plant = run(outage(load_w=900.0), 10)
+    plant.set_input("community", 1.0)
+    run(plant, 5)
+    short_j = state(plant, "backup_short_j")
+    grid(plant, good=community == 2.0)
+    plant.set_input("community", community)
+    run(plant, 1)
+    assert (status(plant), state(plant, "backup_short_j")) == (then, short_j)
+    assert state(plant, "backup_w_served") == 900.0
+
+
+def test_a_device_that_cannot_island_is_dark_until_the_grid_is_back() -> None:
+    plant = outage(load_w=900.0, island={"capable": False})
+    run(plant, 3600)
+    assert (status(plant), state(plant, "backup_w_served"), state(plant, "power_w")) == ("transfer", 0.0, 0.0)
+    write(grid(plant, good=True), set_ena=1.0, set_w=1000.0)
+    run(plant, 0.02)
+    assert (status(plant), state(plant, "import_w")) == ("enter", 900.0)
+    assert ticks_while(plant, "enter") == DELAY - 1
+
+
+@pytest.mark.parametrize("name", ["voltage_pu", "frequency_hz"])
+def test_a_grid_just_out_of_range_is_not_good_enough_to_return(name: str) -> None:
+    plant = run(outage(), 10)
+    plant.set_input(name, {"voltage_pu": 1.06, "frequency_hz": 60.2}[name])
+    run(grid(plant, good=True), 1000)
+    assert status(plant) == "island"
+    plant.set_input(name, {"voltage_pu": 1.0, "frequency_hz": 60.0}[name])
+    run(plant, 299)
+    plant.set_input(name, {"voltage_pu": 0.91, "frequency_hz": 59.4}[name])
+    run(plant, 0.02)
+    plant.set_input(name, {"voltage_pu": 1.0, "frequency_hz": 60.0}[name])
+    assert ticks_while(plant, "island") == DELAY
+
+
+def test_the_random_part_of_the_delay_is_waited_too() -> None:
+    plant = Plant([*one(grid={"enter_random_s": 100.0}).profiles] * 2, random_share=[0.0, 0.25])
+    plant.set_control("permit", 0.0)
+    run(plant, 1)
+    plant.set_control("permit", 1.0)
+    run(plant, 300.02)
+    assert plant.states("status").tolist() == [0.0, 1.0]
+    run(plant, 25)
+    assert plant.states("status").tolist() == [0.0, 0.0]
