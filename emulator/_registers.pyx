@@ -1,7 +1,9 @@
 """Register image of one unit: what the plant is, as SunSpec registers, in one pass.
 
-Duty: encode every quantity a client may read into the unit's registers whenever the plant has changed, so
-that one read is one snapshot and a point agrees with its neighbours.  `_measure.h` computes the quantities.
+Duty: encode the quantities a client reads into the unit's registers, all from one instant of the plant, so
+that one read is one snapshot and a point agrees with its neighbours.  `_measure.h` computes the quantities,
+once per change of the plant; only the points that a read asks for are encoded.  Points that change with
+settings alone, such as curves, are bytes that `poke` has put there.
 
 Rules of this file: no SunSpec model, address or scale factor is known here; layout.py hands them over as a
 PointTable.  No clock, no I/O.  A value that is not a number, or does not fit its register, becomes the
@@ -20,6 +22,7 @@ cdef extern from "_fields.h":
         CONTROL_COUNT
         INPUT_COUNT
         STATE_COUNT
+        CONTROL_pf_ena
 
 cdef extern from "_measure.h":
     enum:
@@ -88,15 +91,15 @@ cdef class PointTable:
     Parameters
     ----------
     rows : sequence of tuple
-        Per point: byte offset, index in `quantity_names()`, size in bytes (2, 4 or 8), whether to round down,
-        factor, divisor, least and greatest register value, pattern that means "not implemented".
+        Per point, in map order: byte offset, index in `quantity_names()`, size in bytes (2, 4 or 8), whether to
+        round down, factor, divisor, least and greatest register value, pattern that means "not implemented".
     """
 
     cdef point_t *points
     cdef readonly int count
 
     def __cinit__(self, rows):
-        cdef int k
+        cdef int k, end = 0
         self.count = len(rows)
         self.points = <point_t *>malloc(max(self.count, 1) * sizeof(point_t))
         if self.points == NULL:
@@ -104,6 +107,9 @@ cdef class PointTable:
         for k, (offset, quantity, size, down, factor, divisor, low, high, blank) in enumerate(rows):
             if not 0 <= quantity < QUANTITY_COUNT or size not in (2, 4, 8) or offset < 0:
                 raise ValueError(f"row {k}: no such quantity {quantity}, size {size} or offset {offset}")
+            if offset < end:
+                raise ValueError(f"row {k}: offset {offset} is not behind the row before, which ends at {end}")
+            end = offset + size
             self.points[k] = point_t(offset, quantity, size, down, factor, divisor, low, high, blank)
 
     def __dealloc__(self):
@@ -111,10 +117,18 @@ cdef class PointTable:
 
     cdef int end(self):
         """Return the first byte behind all points."""
-        cdef int k, last = 0
-        for k in range(self.count):
-            last = max(last, self.points[k].offset + self.points[k].bytes)
-        return last
+        return self.points[self.count - 1].offset + self.points[self.count - 1].bytes if self.count else 0
+
+    cdef int first(self, int offset) noexcept nogil:
+        """Return the first row that ends behind byte `offset`."""
+        cdef int low = 0, high = self.count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.points[middle].offset + self.points[middle].bytes > offset:
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
 
 def encode(double value, int size, bint down, double factor, double divisor, double low, double high, blank):
@@ -174,6 +188,8 @@ cdef class RegisterImage:
     cdef unsigned char *registers
     cdef int tile, lane
     cdef readonly int base_address, count
+    cdef public bint watching  # call `follow` at every change of the plant
+    cdef double settings[CONTROL_COUNT]  # as last seen
     cdef object seen
 
     def __init__(self, plant, int device, int base_address, bytes initial, PointTable table, constants, held):
@@ -208,29 +224,68 @@ cdef class RegisterImage:
         self.registers = self.image
         self.count = len(initial) // 2
         self.seen = None
+        self.watching = True  # for the first time
 
     def refresh(self):
-        """Encode all dynamic points anew if the plant has changed."""
+        """Compute all quantities anew if the plant has changed."""
+        cdef bint moved
         version = self.plant.version
         if version != self.seen:
-            self._encode_all()
+            moved = self._settings_moved()
+            if moved or self.watching:
+                self.follow(moved)
+            self._measure()
             self.seen = version
 
+    def follow(self, bint moved):
+        """Bring what `poke` has put into the image up to date; for subclasses.
+
+        Called when settings of the grid-support functions have moved in the plant, and at every change of it
+        while `watching` is set.
+        """
+
+    cdef bint _settings_moved(self) noexcept nogil:
+        """Compare the fields of CONTROL that follow from settings, the last of them, with those seen before."""
+        cdef const double *c = &self.control_array[self.tile, 0, self.lane]
+        cdef bint moved = False
+        cdef int k
+        for k in range(CONTROL_pf_ena, CONTROL_COUNT):
+            moved |= c[k * RT_LANES] != self.settings[k]
+            self.settings[k] = c[k * RT_LANES]
+        return moved
+
     def expire(self):
-        """Forget what was encoded: a setting that only the registers hold was changed."""
+        """Forget what was computed: a setting that only the registers hold was changed."""
         self.seen = None
 
-    cdef void _encode_all(self) noexcept nogil:
+    def poke(self, int offset, const unsigned char[::1] data):
+        """Put bytes into the image, from byte `offset` on; a dynamic point there would be encoded over them."""
+        cdef Py_ssize_t k
+        if offset < 0 or offset + data.shape[0] > 2 * self.count:
+            raise ValueError(f"{data.shape[0]} bytes at {offset} do not fit an image of {2 * self.count}")
+        for k in range(data.shape[0]):
+            self.registers[offset + k] = data[k]
+
+    def peek(self, int offset, int size):
+        """Return bytes of the image as `poke` has left them."""
+        if offset < 0 or size < 0 or offset + size > 2 * self.count:
+            raise ValueError(f"{size} bytes at {offset} do not lie in an image of {2 * self.count}")
+        return self.registers[offset : offset + size]
+
+    cdef void _measure(self) noexcept nogil:
         cdef const double *p = &self.param_array[self.tile, 0, self.lane]
         cdef const double *c = &self.control_array[self.tile, 0, self.lane]
         cdef const double *u = &self.input_array[self.tile, 0, self.lane]
         cdef const double *s = &self.state_array[self.tile, 0, self.lane]
-        cdef double *q = self.quantities
+        rt_measure(p, c, u, s, self.constants, &self.held_array[0], self.quantities)
+
+    cdef void _encode_between(self, int begin, int end) noexcept nogil:
+        """Encode the dynamic points that lie, in part or whole, between two bytes of the image."""
         cdef const point_t *point = self.table.points
-        cdef int k
-        rt_measure(p, c, u, s, self.constants, &self.held_array[0], q)
-        for k in range(self.table.count):
-            _store(self.registers, &point[k], _encode(&point[k], q[point[k].quantity]))
+        cdef int k = self.table.first(begin)
+        while k < self.table.count and point[k].offset < end:
+            _store(self.registers, &point[k], _encode(&point[k], self.quantities[point[k].quantity]))
+            k += 1
 
     def measure(self):
         """Return every quantity as it is now, before any rounding, by name."""
@@ -254,4 +309,5 @@ cdef class RegisterImage:
         if count < 1 or first < 0 or first > self.count - count:
             return 2
         self.refresh()
+        self._encode_between(2 * first, 2 * (first + count))
         return self.registers[2 * first : 2 * (first + count)]

@@ -1,13 +1,15 @@
 """One unit as a Modbus client sees it: reads are snapshots of the plant, writes change its settings.
 
 Duty: decide which writes are allowed, and what a written point does to the plant.  Reading and encoding are
-compiled (`_registers.RegisterImage`); where a point lies and what it may hold is the layout's business.
+compiled (`_registers.RegisterImage`); where a point lies and what it may hold is the layout's business;
+settings of the grid-support functions (703, 704 in part, 705 to 712) are in image_grid.py.
 
 Rules of writes, in this order; a write does all or nothing:
 
 1. A register outside the map, a read-only register or one that is not implemented: exception 2.
 2. Half of a point that spans several registers, or a value that is not allowed: exception 3.
 3. A point written with its "not implemented" value is left alone.
+4. Settings that the device cannot take, such as values outside their adjustable range: exception 3.
 
 What is written can be read back at once.  Two models can be two views of one setting: 123 and 704 of the
 limit, 123.Conn, 703.ES and 715.OpCtl of the permit, 124.MinRsvPct and 802.SoCRsvMin of the reserve.
@@ -15,7 +17,8 @@ limit, 123.Conn, 703.ES and 715.OpCtl of the permit, 124.MinRsvPct and 802.SoCRs
 Revert timers.  A timeout of 0 means no timer.  A timeout written while its function is off arms nothing; it
 starts when the function is enabled ("timer first, then set-point").  Any write to the points of an enabled
 function starts its timer anew.  Switching a function off stops its timer.  703.ES and 715.OpCtl have no
-timer: what they write stays, whatever 123.Conn_RvrtTms holds.
+timer: what they write stays, whatever 123.Conn_RvrtTms holds.  ENTER_STANDBY withdraws the permit like STOP,
+EXIT_STANDBY gives it like START; the last command can be read back until another view contradicts it.
 
 References
 ----------
@@ -32,8 +35,10 @@ from typing import Final
 import numpy as np
 
 from . import _registers
+from .cells import CHEMISTRIES
 from .errors import InvariantError, ScenarioError
 from .fields import CONTROL, LANES, TICKS_PER_S
+from .image_grid import GridRegisters, factory
 from .layout import Layout, compile_layout, compile_meter_layout
 from .plant import Plant
 from .points import Point
@@ -52,7 +57,10 @@ _LIMIT: Final = frozenset({"limit_ena", "limit_frac", "limit_rvrt_ena", "limit_r
 _SET_VALUES: Final = frozenset({"set_mode", "set_w", "set_rvrt_w", "set_frac", "set_rvrt_frac"})
 _SET: Final = _SET_VALUES | {"set_ena", "set_rvrt_ena", "set_rvrt_s"}
 _WINDOW: Final = frozenset({"window_mode", "window_in_frac", "window_out_frac", "window_rvrt_s"})
-_HEARTBEATS: Final = frozenset({"controller_heartbeat", "battery_controller_heartbeat"})
+_KEPT: Final = frozenset({"controller_heartbeat", "battery_controller_heartbeat", "alarm_reset"})
+_PERMIT: Final = frozenset({"permit", "permit_old", "permit_rvrt_s", "operation"})
+_GIVES_PERMIT: Final = (1.0, 3.0)
+"""715.OpCtl: START, EXIT_STANDBY."""
 
 Values = dict[str, float]
 
@@ -103,7 +111,11 @@ def _apply_window(control: Values, held: Values, values: Mapping[str, float]) ->
 
 def _apply_permit(control: Values, held: Values, values: Mapping[str, float]) -> None:
     """123.Conn*, which has a timer, and 703.ES and 715.OpCtl, which have none."""
-    if "permit" in values:
+    if "operation" in values:
+        held["operation"] = values["operation"]
+        control["permit"] = float(values["operation"] in _GIVES_PERMIT)
+        control["permit_rvrt_ticks"] = 0.0
+    elif "permit" in values:
         control["permit"] = values["permit"]
         control["permit_rvrt_ticks"] = 0.0
     else:
@@ -118,6 +130,8 @@ def _constants_of(profile: DeviceProfile) -> tuple[float, ...]:
         "voltage_v": profile.face.voltage_v,
         "frequency_hz": float(profile.face.frequency_hz),
         "battery_v": profile.battery.voltage_v_nominal,
+        "cell_v": CHEMISTRIES[profile.battery.chemistry].ocv_v_mean,
+        "pv_strings": float(profile.face.pv_strings),
         "energy_wh_rated": profile.battery.energy_wh,
     }
     return tuple(values[name] for name in _registers.constant_names())
@@ -136,13 +150,13 @@ class DeviceImage(_registers.RegisterImage):
 
     Notes
     -----
-    Use one image per unit: the lengths of the revert timers live here, not in the plant.
+    Use one image per unit: lengths of revert timers and stored curves live here, not in the plant.
     """
 
     def __init__(self, plant: Plant, device: int, layout: Layout) -> None:
         self._held = np.zeros(len(_SETTINGS))
         self._held[_SETTINGS.index("set_mode")] = MODE_WATTS
-        initial = bytearray(layout.initial)
+        initial = bytearray(factory(layout)[0])
         serial = layout.point(1, "SN")
         first = 2 * (serial.address - layout.base_address)
         text = f"{'M' if layout.meter else 'D'}{device:06d}".encode()
@@ -160,6 +174,11 @@ class DeviceImage(_registers.RegisterImage):
         self._plant = plant
         self._place = (device // LANES, device % LANES)
         self._rated_w = layout.profile.inverter.power_w_discharge_max
+        self._grid = GridRegisters(self, layout, plant, device)
+
+    def follow(self, moved: bool) -> None:
+        """Bring the settings registers up to date."""
+        self._grid.follow(moved)
 
     def write(self, address: int, data: bytes) -> int:
         """Write registers from `address` on, all or nothing.
@@ -189,6 +208,12 @@ class DeviceImage(_registers.RegisterImage):
         values = self._decode(points, address, data)
         if values is None:
             return ILLEGAL_VALUE
+        self.refresh()  # so that a reversion that has happened since the last look is taken in
+        model = points[0].model  # between two models lies a read-only header, so there is one only
+        settings = {point.name for point in points if point.quantity == f"{model}.{point.name}"}
+        grid = {name: values.pop(f"{model}.{name}") for name in settings if f"{model}.{name}" in values}
+        if grid and not self._grid.write(model, grid):
+            return ILLEGAL_VALUE
         self._apply(values)
         return 0
 
@@ -212,7 +237,6 @@ class DeviceImage(_registers.RegisterImage):
 
     def _apply(self, values: Mapping[str, float]) -> None:
         """Give checked settings to the plant, and keep what only the registers hold."""
-        self.refresh()  # so that a reversion that has happened since the last look is taken in
         tile, lane = self._place
         row = self._plant.control[tile, :, lane]
         control = dict(zip(CONTROL, row.tolist(), strict=True))
@@ -224,10 +248,10 @@ class DeviceImage(_registers.RegisterImage):
             _apply_limit(control, held, values)
         if written & _WINDOW:
             _apply_window(control, held, values)
-        if written & {"permit", "permit_old", "permit_rvrt_s"}:
+        if written & _PERMIT:
             _apply_permit(control, held, values)
         control["reserve_frac"] = values.get("reserve_frac", control["reserve_frac"])
-        _put(held, values, _HEARTBEATS)
+        _put(held, values, _KEPT)
         self._held[:] = [held[name] for name in _SETTINGS]
         self.expire()
         after = np.array([control[name] for name in CONTROL])

@@ -17,21 +17,20 @@ not-implemented values.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _registers, sunspec
+from . import _registers, sunspec, sunspec_grid, sunspec_values
 from .errors import InvariantError, ScenarioError
 from .points import NUMBER_TYPES, ROUNDED_DOWN, Point
 from .profile import DeviceProfile
+from .sunspec_definitions import Definition, finest, flatten, is_percent, model_group, units
 
 QUANTITIES: Final[Mapping[str, int]] = {name: k for k, name in enumerate(_registers.quantity_names())}
 """Dynamic quantities and their order in the compiled image."""
@@ -42,19 +41,6 @@ SOC_POINTS: Final = ((713, "SoC"), (124, "ChaState"), (802, "SoC"))
 _MARKER: Final = b"SunS"
 _END: Final = b"\xff\xff\x00\x00"
 _PAD: Final = b"\x80\x00"
-
-
-# The finest resolution worth serving, as a power of ten, by the unit SunSpec gives a point.
-_FINEST: Final[Mapping[str, int]] = {
-    "V": -1,
-    "A": -2,
-    "Hz": -3,
-    "AH": -2,
-    "Ah": -2,
-    "%": -2,
-    "cos()": -2,
-    "": -3,
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +61,7 @@ class Layout:
     point_at : tuple of (Point or None), length count
         The point each register belongs to; None for the marker and the end model.
     initial : bytes
-        The whole map with its constants; dynamic points are blank.
+        The whole map with its constants; dynamic points and settings are blank.
     table : PointTable
         How the dynamic points are encoded.
     by_name : mapping of (int, str) to Point
@@ -114,30 +100,12 @@ class Layout:
             ) from None
 
 
-@cache
-def _definition(model: int) -> Mapping[str, Any]:
-    """Return a model's definition, from the installed package only."""
-    path = files("sunspec2") / "models" / "json" / f"model_{model}.json"
-    group: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["group"]
-    return group
-
-
-def _flatten(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the points of a definition in map order; a group inside it prefixes its points' names."""
-    for point in group.get("points", ()):
-        yield prefix + point["name"], point
-    for inner in group.get("groups", ()):
-        if inner.get("count", 1) != 1:
-            raise InvariantError(f"group {inner['name']} repeats: such a model cannot be laid out")
-        yield from _flatten(inner, f"{prefix}{inner['name']}.")
-
-
-def _units(definition: Mapping[str, Any]) -> str:
-    return str(definition.get("units") or "").strip()
-
-
-def _is_percent(definition: Mapping[str, Any]) -> bool:
-    return _units(definition).startswith("%") or _units(definition) == "Pct"
+def _counts(profile: DeviceProfile, model: int) -> dict[str, int]:
+    """Return how often the groups of a model repeat."""
+    if model in sunspec_grid.CURVE_MODELS:
+        return sunspec_grid.counts(model)
+    strings = profile.face.pv_strings
+    return {"module": strings, "NPrt": 1 + strings, "NStr": 1, "NMod": 1}
 
 
 class _Compiler:
@@ -146,9 +114,9 @@ class _Compiler:
     def __init__(self, profile: DeviceProfile, meter: bool) -> None:
         self.profile = profile
         self.meter = meter
-        self.constants = sunspec.constants(profile)
-        self.bounds = sunspec.bounds(profile)
-        self.ranges = sunspec.writable(profile)
+        self.constants = sunspec_values.constants(profile)
+        self.bounds = sunspec_values.bounds(profile)
+        self.ranges = sunspec_values.writable(profile)
         self.scales_used: set[str] = set()
         self.points: list[Point] = []
         self.image = bytearray(_MARKER)
@@ -163,7 +131,7 @@ class _Compiler:
 
     def add_model(self, model: int) -> None:
         """Lay out one model behind the others."""
-        definitions = list(_flatten(_definition(model)))
+        definitions = list(flatten(model_group(model), _counts(self.profile, model)))
         served = sunspec.points_of(self.profile, model, self.meter)
         unknown = sorted(set(served) - {name for name, _ in definitions})
         if unknown:
@@ -185,7 +153,7 @@ class _Compiler:
                 self.add_point(model, name, definition, served.get(name), scales)
 
     def scale_factors(
-        self, model: int, definitions: Sequence[tuple[str, Mapping[str, Any]]], served: Mapping[str, str]
+        self, model: int, definitions: Sequence[tuple[str, Definition]], served: Mapping[str, str]
     ) -> dict[str, float]:
         """Return the power of ten of each scale factor that a served point uses."""
         scales: dict[str, float] = {}
@@ -193,11 +161,11 @@ class _Compiler:
             sf = definition.get("sf")
             if sf is None or name not in served:
                 continue
-            bound = self.bound(served[name]) * (100.0 if _is_percent(definition) else 1.0)
+            bound = self.bound(served[name]) * (100.0 if is_percent(definition) else 1.0)
             high = NUMBER_TYPES[definition["type"]].high
-            finest = _FINEST.get("%" if _is_percent(definition) else _units(definition), 0)
-            needed = next(k for k in range(finest, 11) if bound <= high * 10.0**k or k == 10)
-            scales[sf] = max(scales.get(sf, finest), needed)
+            least = finest(definition)
+            needed = next(k for k in range(least, 11) if bound <= high * 10.0**k or k == 10)
+            scales[sf] = max(scales.get(sf, least), needed)
         for sf in scales:
             scales[sf] = self.profile.face.scale_factors.get(f"{model}.{sf}", scales[sf])
             self.scales_used.add(f"{model}.{sf}")
@@ -209,7 +177,7 @@ class _Compiler:
         return abs(float(constant)) if constant is not None else self.bounds[quantity]
 
     def add_number(
-        self, model: int, name: str, definition: Mapping[str, Any], value: float | None, scale: int
+        self, model: int, name: str, definition: Definition, value: float | None, scale: int
     ) -> None:
         """Lay out a point that belongs to the map itself: id, length or scale factor."""
         point = self.make(model, name, definition, None, scale)
@@ -217,7 +185,7 @@ class _Compiler:
         self.points.append(point)
         self.image += blank if value is None else point.encode(value)
 
-    def add_text(self, model: int, name: str, definition: Mapping[str, Any], quantity: str | None) -> None:
+    def add_text(self, model: int, name: str, definition: Definition, quantity: str | None) -> None:
         """Lay out a string or a pad register."""
         size = 2 * int(definition["size"])
         text = str(self.constants[quantity]).encode() if quantity else b""
@@ -251,7 +219,7 @@ class _Compiler:
         self,
         model: int,
         name: str,
-        definition: Mapping[str, Any],
+        definition: Definition,
         quantity: str | None,
         scales: Mapping[str, float],
     ) -> None:
@@ -263,7 +231,7 @@ class _Compiler:
             self.check_fits(point)
             if quantity in self.constants:
                 register = point.encode(float(self.constants[quantity]))
-            else:
+            elif quantity in QUANTITIES:
                 span = NUMBER_TYPES[point.type]
                 row = (len(self.image), QUANTITIES[quantity], 2 * point.size, quantity in ROUNDED_DOWN)
                 limits = (float(span.low), float(span.high), point.blank & mask)
@@ -285,12 +253,10 @@ class _Compiler:
                 f"allowed {span.low * unit:g} to {span.high * unit:g}"
             )
 
-    def make(
-        self, model: int, name: str, definition: Mapping[str, Any], quantity: str | None, scale: int
-    ) -> Point:
+    def make(self, model: int, name: str, definition: Definition, quantity: str | None, scale: int) -> Point:
         """Describe a number at the present address."""
         span = NUMBER_TYPES[definition["type"]]
-        power = (2 if _is_percent(definition) else 0) - scale
+        power = (2 if is_percent(definition) else 0) - scale
         factor, divisor = 10.0 ** max(power, 0), 10.0 ** max(-power, 0)
         writable = definition.get("access") == "RW" and quantity in self.ranges
         low, high = span.low, span.high
@@ -304,7 +270,7 @@ class _Compiler:
             address=self.address(),
             size=span.size,
             type=definition["type"],
-            units=_units(definition),
+            units=units(definition),
             symbols=tuple((s["name"], int(s["value"])) for s in definition.get("symbols", ())),
             quantity=quantity,
             writable=writable,
@@ -352,6 +318,8 @@ def _models_of(profile: DeviceProfile) -> tuple[int, ...]:
             raise fail(f"model {model} is not served; allowed {known}")
         if model in face.models[:k]:
             raise fail(f"model {model} is named twice")
+    if 160 in face.models and not face.pv_strings:
+        raise fail("model 160 shows PV strings, and face.pv_strings is 0; allowed 1 to 4 with it")
     wrong = 101 if face.phases == 3 else 103
     if wrong in face.models:
         raise fail(f"model {wrong} does not fit face.phases {face.phases}; allowed {204 - wrong}")

@@ -54,6 +54,7 @@ NUMBER_TYPES: Final[Mapping[str, NumberType]] = {
     "uint16": _unsigned(1),
     "uint32": _unsigned(2),
     "uint64": _unsigned(4),
+    "count": _unsigned(1),
     "enum16": _unsigned(1),
     "enum32": _unsigned(2),
     "bitfield16": _unsigned(1),
@@ -73,7 +74,7 @@ class Point:
     ----------
     model : int
     name : str
-        As SunSpec spells it; ``"PFWInj.PF"`` for a point inside a group.
+        As SunSpec spells it; ``"PFWInj.PF"`` inside a group, ``"Crv[1].Pt[2].V"`` inside repeating ones.
     address : int
         Absolute address of its first register.
     size : int
@@ -85,7 +86,8 @@ class Point:
     symbols : tuple of (str, int)
         Values of an enumeration, bit numbers of a bit field.
     quantity : str or None
-        What it shows; None where the point is not implemented, or belongs to the map itself.
+        What it shows: a constant, a dynamic quantity, or ``"705.Ena"`` for a setting that the image keeps;
+        None where the point is not implemented, or belongs to the map itself.
     writable : bool
         Whether a client may write it.
     scale : int

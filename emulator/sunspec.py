@@ -1,16 +1,24 @@
 """Which SunSpec points a device serves, and from what.
 
-Duty: tables.  One says, model by model, which point shows which quantity; the others give the constants of a
-profile, the largest value a quantity can take, and what may be written.  A point that is not named here is
-served as "not implemented".
+Duty: tables that say, model by model, which point shows which quantity.  A point that is not named here or in
+sunspec_grid.py is served as "not implemented".
 
-Rules of this file: no addresses, no bytes, no scale factors (layout.py finds those).  A name stands for one
-quantity in one unit everywhere; what SunSpec gives in percent is a fraction here.  A name is either a
-constant of the profile (`constants`) or a dynamic quantity (`_registers.quantity_names`), never both.
+Rules of this file: no addresses, no bytes, no scale factors (layout.py finds those), no numbers
+(sunspec_values.py has them).  A name stands for one quantity in one unit everywhere; what SunSpec gives in
+percent is a fraction here.  A name is a constant of the profile (`sunspec_values.constants`), a dynamic
+quantity (`_registers.quantity_names`), or a setting of sunspec_grid.py, never two of these.
 
 Choices that a client may notice:
 
-- Power factor is 1 with the sign of the active power; reactive power is 0: the plant has none.
+- Power factor has the sign of the active power; it is 1 where there is no power at all.
+- Every state of charge is the estimate of the battery's own management, not the truth of the cells.
+- 715.OpCtl: STOP and ENTER_STANDBY withdraw the permit, START and EXIT_STANDBY give it; no difference else.
+- 715.AlarmReset is taken and has no effect: no alarm is latched.
+- A battery is one string of one module, and its cells are alike: 803 and 804 show one temperature and one
+  cell voltage.  What a single cell does is not modelled.
+- PV strings share the home's PV equally; their voltages and currents are not modelled.
+- Energies of the battery's DC port are not metered.
+- 704.AntiIslEna is read-only and on: detecting islands is type-approved protection.
 - Ratings that SunSpec lets a client change (702.WMax, 124.WChaMax, 121.*) are served, but read-only.
 - Window and ramp times of 123 and 124 are 0 and accept only 0: a setting takes effect at once.
 - 124.ChaGriSet is GRID and accepts only GRID: charging from PV alone is not modelled.
@@ -19,20 +27,13 @@ Choices that a client may notice:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Final
 
 from .profile import DeviceProfile
+from .sunspec_grid import CURVE_MODELS, constant_points, settings_points
 
 Names = Mapping[str, str]
-
-U16_MAX: Final = 0xFFFE
-U32_MAX: Final = 0xFFFFFFFE
-"""Largest values: all ones mean "not implemented"."""
-
-LOAD_W_BESIDE: Final = 20_000.0
-"""The meter carries the device's own power and this much more [W]; assumed, the load of a large house."""
 
 _COMMON: Final[Names] = {
     "Mn": "manufacturer",
@@ -48,7 +49,7 @@ _INVERTER: Final[Names] = {
     "W": "power_w",
     "Hz": "frequency_hz",
     "VA": "apparent_va",
-    "VAr": "zero",
+    "VAr": "reactive_var",
     "PF": "power_factor",
     "WH": "discharge_wh",
     "DCW": "battery_w",
@@ -76,7 +77,7 @@ _METER: Final[Names] = {
     "W": "import_w",
     "WphA": "import_w_phase",
     "VA": "meter_va",
-    "VAR": "zero",
+    "VAR": "import_var",
     "PF": "meter_power_factor",
     "TotWhExp": "export_wh",
     "TotWhImp": "import_wh",
@@ -100,7 +101,7 @@ _DER_PHASE: Final[Mapping[int, Names]] = {
     k: {
         f"WL{k}": "power_w_phase",
         f"VAL{k}": "apparent_va_phase",
-        f"VarL{k}": "zero",
+        f"VarL{k}": "reactive_var_phase",
         f"PFL{k}": "power_factor",
         f"AL{k}": "current_a_phase",
         f"VL{k}": "voltage_v",
@@ -118,13 +119,14 @@ _DER_MEASURED: Final[Names] = {
     "DERMode": "der_mode",
     "W": "power_w",
     "VA": "apparent_va",
-    "Var": "zero",
+    "Var": "reactive_var",
     "PF": "power_factor",
     "A": "current_a",
     "LNV": "voltage_v",
     "Hz": "frequency_hz",
     "TotWhInj": "discharge_wh",
     "TotWhAbs": "charge_wh",
+    "ThrotSrc": "throttle_sources",
 }
 
 _DER_MEASURED_3: Final[Names] = {
@@ -140,15 +142,15 @@ _NAMEPLATE: Final[Names] = {
     "DERTyp": "der_type",
     "WRtg": "power_w_discharge_max",
     "VARtg": "apparent_va_max",
-    "VArRtgQ1": "zero",
-    "VArRtgQ2": "zero",
-    "VArRtgQ3": "zero",
-    "VArRtgQ4": "zero",
+    "VArRtgQ1": "var_max_inject",
+    "VArRtgQ2": "var_max_inject",
+    "VArRtgQ3": "var_absorb_negative",
+    "VArRtgQ4": "var_absorb_negative",
     "ARtg": "current_a_max",
-    "PFRtgQ1": "unity",
-    "PFRtgQ2": "unity",
-    "PFRtgQ3": "unity",
-    "PFRtgQ4": "unity",
+    "PFRtgQ1": "power_factor_over",
+    "PFRtgQ2": "power_factor_over",
+    "PFRtgQ3": "power_factor_under",
+    "PFRtgQ4": "power_factor_under",
     "WHRtg": "energy_wh_rated",
     "AhrRtg": "charge_ah_rated",
     "MaxChaRte": "power_w_charge_max",
@@ -202,41 +204,45 @@ _STORAGE: Final[Names] = {
 
 _CAPACITY: Final[Names] = {
     "WMaxRtg": "power_w_discharge_max",
+    "WOvrExtRtg": "power_w_over",
+    "WOvrExtRtgPF": "power_factor_over",
+    "WUndExtRtg": "power_w_under",
+    "WUndExtRtgPF": "power_factor_under",
     "VAMaxRtg": "apparent_va_max",
-    "VarMaxInjRtg": "zero",
-    "VarMaxAbsRtg": "zero",
+    "VarMaxInjRtg": "var_max_inject",
+    "VarMaxAbsRtg": "var_max_absorb",
     "WChaRteMaxRtg": "power_w_charge_max",
     "WDisChaRteMaxRtg": "power_w_discharge_max",
-    "VAChaRteMaxRtg": "power_w_charge_max",
-    "VADisChaRteMaxRtg": "power_w_discharge_max",
+    "VAChaRteMaxRtg": "apparent_va_max",
+    "VADisChaRteMaxRtg": "apparent_va_max",
     "VNomRtg": "voltage_v_nominal",
+    "VMaxRtg": "voltage_v_max",
+    "VMinRtg": "voltage_v_min",
     "AMaxRtg": "current_a_max",
+    "NorOpCatRtg": "normal_category",
+    "AbnOpCatRtg": "abnormal_category",
     "CtrlModes": "control_modes",
     "IntIslandCatRtg": "island_categories",
     "WMax": "power_w_discharge_max",
+    "WMaxOvrExt": "power_w_over",
+    "WOvrExtPF": "power_factor_over",
+    "WMaxUndExt": "power_w_under",
+    "WUndExtPF": "power_factor_under",
     "VAMax": "apparent_va_max",
-    "VarMaxInj": "zero",
-    "VarMaxAbs": "zero",
+    "VarMaxInj": "var_max_inject",
+    "VarMaxAbs": "var_max_absorb",
     "WChaRteMax": "power_w_charge_max",
     "WDisChaRteMax": "power_w_discharge_max",
-    "VAChaRteMax": "power_w_charge_max",
-    "VADisChaRteMax": "power_w_discharge_max",
+    "VAChaRteMax": "apparent_va_max",
+    "VADisChaRteMax": "apparent_va_max",
     "VNom": "voltage_v_nominal",
+    "VMax": "voltage_v_max",
+    "VMin": "voltage_v_min",
     "AMax": "current_a_max",
     "IntIslandCat": "island_categories",
 }
 
-_ENTER_SERVICE: Final[Names] = {
-    "ES": "permit",
-    "ESVHi": "enter_voltage_frac_max",
-    "ESVLo": "enter_voltage_frac_min",
-    "ESHzHi": "enter_hz_max",
-    "ESHzLo": "enter_hz_min",
-    "ESDlyTms": "enter_delay_s",
-    "ESRndTms": "zero",
-    "ESRmpTms": "enter_ramp_s",
-    "ESDlyRemTms": "enter_delay_s_left",
-}
+_ENTER_SERVICE: Final[Names] = {"ES": "permit", "ESDlyRemTms": "enter_delay_s_left"}
 
 _AC_CONTROL: Final[Names] = {
     "WMaxLimPctEna": "limit_ena",
@@ -271,7 +277,8 @@ _DER_CONTROL: Final[Names] = {
     "LocRemCtl": "zero",
     "DERHb": "heartbeat_s",
     "ControllerHb": "controller_heartbeat",
-    "OpCtl": "permit",
+    "AlarmReset": "alarm_reset",
+    "OpCtl": "operation",
 }
 
 _BATTERY: Final[Names] = {
@@ -292,10 +299,103 @@ _BATTERY: Final[Names] = {
     "State": "bank_state",
     "Evt1": "bank_events",
     "Evt2": "zero",
+    "DisChaRte": "self_discharge_frac_per_day",
     "V": "battery_v",
     "A": "battery_a",
+    "AChaMax": "charge_a_max",
+    "ADisChaMax": "discharge_a_max",
     "W": "battery_w",
+    **dict.fromkeys(("CellVMax", "CellVMin", "CellVAvg"), "cell_v"),
 }
+
+_STRINGS: Final[Names] = {
+    "NStr": "number_1",
+    "NStrCon": "strings_connected",
+    **dict.fromkeys(("ModTmpMax", "ModTmpMin", "ModTmpAvg"), "cell_c"),
+    **dict.fromkeys(("StrVMax", "StrVMin", "StrVAvg"), "battery_v"),
+    **dict.fromkeys(("StrAMax", "StrAMin", "StrAAvg"), "battery_a"),
+    "string[1].StrNMod": "number_1",
+    "string[1].StrSt": "string_status",
+    "string[1].StrSoC": "soc_frac",
+    "string[1].StrSoH": "soh_frac",
+    "string[1].StrA": "battery_a",
+    **dict.fromkeys([f"string[1].StrCellV{end}" for end in ("Max", "Min", "Avg")], "cell_v"),
+    **dict.fromkeys([f"string[1].StrModTmp{end}" for end in ("Max", "Min", "Avg")], "cell_c"),
+    "string[1].StrConSt": "string_contactors",
+    "string[1].StrEvt1": "bank_events",
+}
+
+_STRING: Final[Names] = {
+    "Idx": "number_1",
+    "NMod": "number_1",
+    "St": "string_status",
+    "SoC": "soc_frac",
+    "SoH": "soh_frac",
+    "A": "battery_a",
+    "V": "battery_v",
+    **dict.fromkeys(("CellVMax", "CellVMin", "CellVAvg"), "cell_v"),
+    **dict.fromkeys(("ModTmpMax", "ModTmpMin", "ModTmpAvg"), "cell_c"),
+    **dict.fromkeys(("CellVMaxMod", "CellVMinMod", "ModTmpMaxMod", "ModTmpMinMod"), "number_1"),
+    "ConSt": "string_contactors",
+    "Evt1": "bank_events",
+    **{
+        f"lithium_ion_string_module[1].{name}": quantity
+        for name, quantity in {
+            "ModNCell": "cells",
+            "ModSoC": "soc_frac",
+            "ModSoH": "soh_frac",
+            **dict.fromkeys(("ModCellVMax", "ModCellVMin", "ModCellVAvg"), "cell_v"),
+            **dict.fromkeys(("ModCellTmpMax", "ModCellTmpMin", "ModCellTmpAvg"), "cell_c"),
+        }.items()
+    },
+}
+
+_BATTERY_PORT: Final[Names] = {
+    "PrtAlrms": "ports_alarmed",
+    "NPrt": "ports",
+    "DCW": "ports_w",
+    "Prt[1].PrtTyp": "number_1",  # ESS
+    "Prt[1].ID": "number_1",
+    "Prt[1].IDStr": "battery_name",
+    "Prt[1].DCA": "battery_a",
+    "Prt[1].DCV": "battery_v",
+    "Prt[1].DCW": "battery_w",
+    "Prt[1].DCSta": "battery_port_status",
+    "Prt[1].DCAlrm": "battery_port_alarms",
+}
+
+
+def _pv_port(k: int) -> Names:
+    """Port k + 1 of model 714: PV string k."""
+    return {
+        f"Prt[{k + 1}].{name}": quantity
+        for name, quantity in {
+            "PrtTyp": "number_0",  # PV
+            "ID": f"number_{k + 1}",
+            "IDStr": f"pv_name_{k}",
+            "DCW": "pv_string_w",
+            "DCWhInj": "pv_string_wh",
+            "DCWhAbs": "zero",
+            "DCSta": "pv_port_status",
+            "DCAlrm": "zero",
+        }.items()
+    }
+
+
+def _pv_string(k: int) -> Names:
+    """Module k of model 160."""
+    return {
+        f"module[{k}].{name}": quantity
+        for name, quantity in {
+            "ID": f"number_{k}",
+            "IDStr": f"pv_name_{k}",
+            "DCW": "pv_string_w",
+            "DCWH": "pv_string_wh",
+            "DCSt": "pv_string_state",
+            "DCEvt": "zero",
+        }.items()
+    }
+
 
 INVERTER_MODELS: Final[Mapping[int, Names]] = {
     1: _COMMON,
@@ -306,15 +406,21 @@ INVERTER_MODELS: Final[Mapping[int, Names]] = {
     122: _STATUS,
     123: _IMMEDIATE,
     124: _STORAGE,
+    160: {"Evt": "zero", "N": "pv_strings"},
     701: _DER_MEASURED,
     702: _CAPACITY,
     703: _ENTER_SERVICE,
     704: _AC_CONTROL,
+    705: {"Crv[1].VRefAuto": "volt_var_ref_pu"},
+    **{model: {} for model in CURVE_MODELS if model != 705},
     713: _STORAGE_CAPACITY,
+    714: _BATTERY_PORT,
     715: _DER_CONTROL,
     802: _BATTERY,
+    803: _STRINGS,
+    804: _STRING,
 }
-"""Models of the inverter unit: point name to quantity."""
+"""Models of the inverter unit: point name to quantity, settings of sunspec_grid.py apart."""
 
 METER_MODELS: Final[Mapping[int, Names]] = {1: _COMMON, 201: _METER, 203: {**_METER, **_METER_3}}
 """Models of the meter unit."""
@@ -328,140 +434,14 @@ def points_of(profile: DeviceProfile, model: int, meter: bool) -> Names:
     points = dict((METER_MODELS if meter else INVERTER_MODELS)[model])
     if model == 701 and profile.face.phases == 3:
         points.update(_DER_MEASURED_3)
+    if not meter:
+        points.update(constant_points(model))
+        points.update({name: f"{model}.{name}" for name in settings_points(profile, model)})
+    strings = range(1, profile.face.pv_strings + 1)
+    if model == 160:
+        points.update({name: q for k in strings for name, q in _pv_string(k).items()})
+    if model == 714:
+        points.update({name: q for k in strings for name, q in _pv_port(k).items()})
     if not profile.control.has_reserve:
         points = {point: name for point, name in points.items() if name != "reserve_frac"}
     return points
-
-
-def constants(profile: DeviceProfile) -> dict[str, float | str]:
-    """Return every constant of a profile by quantity name.
-
-    References
-    ----------
-    Enter-service defaults: IEEE 1547-2018, 4.10 (0.917 to 1.05 pu; −0.5 Hz to +0.1 Hz about nominal).
-    """
-    battery, inverter, face = profile.battery, profile.inverter, profile.face
-    rated_w = inverter.power_w_discharge_max
-    largest_w = max(rated_w, inverter.power_w_charge_max)
-    return {
-        "zero": 0.0,
-        "unity": 1.0,
-        "no_wait_s": 0.0,
-        "manufacturer": face.manufacturer,
-        "model_name": face.model,
-        "version": "1",
-        "serial_number": "",  # the image fills it in, one per device
-        "der_type": 82.0,  # PV_STOR; model 120 knows no storage-only type
-        "ac_type": 2.0 if face.phases == 3 else 0.0,  # THREE_PHASE, SINGLE_PHASE
-        "power_w_discharge_max": rated_w,
-        "power_w_charge_max": inverter.power_w_charge_max,
-        "apparent_va_max": largest_w,
-        "current_a_max": largest_w / face.voltage_v,
-        "energy_wh_rated": battery.energy_wh,
-        "charge_ah_rated": battery.energy_wh / battery.voltage_v_nominal,
-        "soc_frac_max": battery.soc_frac_max,
-        "soc_frac_min": battery.soc_frac_min,
-        "battery_v": battery.voltage_v_nominal,
-        "battery_type": 4.0,  # LITHIUM_ION
-        "voltage_v_nominal": face.voltage_v,
-        "frequency_hz_nominal": float(face.frequency_hz),
-        "ramp_frac_per_s": inverter.ramp_w_per_s / rated_w,
-        "charge_ramp_frac_per_s": inverter.ramp_w_per_s / inverter.power_w_charge_max,
-        "ramp_reference": 1.0,  # W_MAX
-        "anti_islanding": 1.0,
-        "charge_from_grid": 1.0,
-        "control_modes": 0b11 if 704 in face.models else 0b0,  # MAX_W, FIXED_W
-        "island_categories": 0b1010,  # INT_ISL_CAPABLE, ISOCH_CAPABLE
-        "enter_voltage_frac_max": 1.05,
-        "enter_voltage_frac_min": 0.917,
-        "enter_hz_max": face.frequency_hz + 0.1,
-        "enter_hz_min": face.frequency_hz - 0.5,
-        "enter_delay_s": inverter.enter_delay_s,
-        "enter_ramp_s": inverter.enter_ramp_s,
-    }
-
-
-def bounds(profile: DeviceProfile) -> dict[str, float]:
-    """Return the largest size each dynamic quantity can take; it must fit its register.
-
-    Quantities that are not named are flags, enumerations and counters, which have no scale factor.
-    """
-    inverter, face = profile.inverter, profile.face
-    power_w = max(inverter.power_w_surge, inverter.power_w_charge_max)
-    loss_w = inverter.loss_a_w * (power_w / inverter.power_w_discharge_max) ** 2 + inverter.loss_c_w
-    battery_w = power_w + loss_w + inverter.loss_b_w * power_w / inverter.power_w_discharge_max
-    battery_w += inverter.standby_w
-    import_w = power_w + LOAD_W_BESIDE
-    voltage_v = 1.3 * face.voltage_v  # above the highest must-trip limit, 1.20 pu
-    lowest_v = 0.8 * face.voltage_v  # below this a current may not fit, and then reads as unknown
-    return {
-        "power_w": power_w,
-        "power_w_phase": power_w,
-        "apparent_va": power_w,
-        "apparent_va_phase": power_w,
-        "power_factor": 1.0,
-        "current_a": power_w / lowest_v,
-        "current_a_phase": power_w / lowest_v,
-        "voltage_v": voltage_v,
-        "voltage_v_line": voltage_v * math.sqrt(3.0),
-        "frequency_hz": 1.1 * face.frequency_hz,
-        "discharge_wh": 4e9,
-        "charge_wh": 4e9,
-        "battery_w": battery_w,
-        "battery_a": battery_w / profile.battery.voltage_v_nominal,
-        "energy_wh": profile.battery.energy_wh,
-        "soc_frac": 1.0,
-        "soh_frac": 1.0,
-        "set_w": max(inverter.power_w_discharge_max, inverter.power_w_charge_max),
-        "set_rvrt_w": max(inverter.power_w_discharge_max, inverter.power_w_charge_max),
-        "set_frac": max(1.0, inverter.power_w_charge_max / inverter.power_w_discharge_max),
-        "set_rvrt_frac": max(1.0, inverter.power_w_charge_max / inverter.power_w_discharge_max),
-        "limit_frac": 1.0,
-        "limit_rvrt_frac": 1.0,
-        "window_in_frac": 1.0,
-        "window_out_frac": 1.0,
-        "reserve_frac": 1.0,
-        "import_w": import_w,
-        "import_w_phase": import_w,
-        "meter_va": import_w,
-        "meter_power_factor": 1.0,
-        "meter_a": import_w / lowest_v,
-        "meter_a_phase": import_w / lowest_v,
-        "grid_v": voltage_v,
-        "grid_v_line": voltage_v * math.sqrt(3.0),
-        "grid_hz": 1.1 * face.frequency_hz,
-        "import_wh": 4e9,
-        "export_wh": 4e9,
-    }
-
-
-def writable(profile: DeviceProfile) -> dict[str, tuple[float, float]]:
-    """Return the least and the greatest value each writable quantity takes."""
-    charge_w, rated_w = profile.inverter.power_w_charge_max, profile.inverter.power_w_discharge_max
-    return {
-        "permit": (0.0, 1.0),
-        "permit_old": (0.0, 1.0),
-        "permit_rvrt_s": (0.0, U16_MAX),
-        "set_ena": (0.0, 1.0),
-        "set_mode": (0.0, 1.0),
-        "set_w": (-charge_w, rated_w),
-        "set_rvrt_w": (-charge_w, rated_w),
-        "set_frac": (-charge_w / rated_w, 1.0),
-        "set_rvrt_frac": (-charge_w / rated_w, 1.0),
-        "set_rvrt_ena": (0.0, 1.0),
-        "set_rvrt_s": (0.0, U32_MAX),
-        "limit_ena": (0.0, 1.0),
-        "limit_frac": (0.0, 1.0),
-        "limit_rvrt_ena": (0.0, 1.0),
-        "limit_rvrt_frac": (0.0, 1.0),
-        "limit_rvrt_s": (0.0, U32_MAX),
-        "window_mode": (0.0, 3.0),
-        "window_in_frac": (-1.0, 1.0),
-        "window_out_frac": (-1.0, 1.0),
-        "window_rvrt_s": (0.0, U16_MAX),
-        "no_wait_s": (0.0, 0.0),
-        "charge_from_grid": (1.0, 1.0),
-        "reserve_frac": (0.0, 1.0),
-        "controller_heartbeat": (0.0, U32_MAX),
-        "battery_controller_heartbeat": (0.0, U16_MAX),
-    }

@@ -79,7 +79,9 @@ def test_any_write_changes_what_it_should_or_nothing(name: str, data: st.DataObj
         for point in points_changed(unit, before, after) - touched:
             own = effects(point, profile)
             linked = own is not None and own & allowed
-            shown = point.name in ("StActCtl", "WSetRvrtRem", "WMaxLimPctRvrtRem", "Alrm", "Evt1")
+            shown = point.name in ("StActCtl", "Alrm", "Evt1") or point.name.endswith("RvrtRem")
+            # Adoption answers, and set 1 shows what is in force.
+            shown |= point.name in ("AdptCrvRslt", "AdptCtlRslt") or "[1]" in point.name
             # A device that waits to enter service shows at once whether it is permitted to.
             shown |= bool(allowed & PERMIT) and point.name in ("St", "InvSt", "ESDlyRemTms")
             assert linked or shown, f"{point} changed by a write to {sorted(map(str, touched))}"

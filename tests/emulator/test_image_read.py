@@ -47,13 +47,18 @@ def units(plant: Plant) -> tuple[DeviceImage, DeviceImage]:
 
 @st.composite
 def physics(draw: st.DrawFn) -> dict[str, float]:
-    """States a device on the grid can be in, powers as shares of the rating."""
-    energy = st.floats(0, 1e12)
+    """States a device on the grid can be in, powers as shares of the rating; the apparent one is below 1."""
+    energy, share = st.floats(0, 1e12), st.floats(-1, 1).map(lambda x: round(x, 6))
     return {
         "status": float(STATUS.index("on_grid")),
-        "power": draw(st.floats(-1, 1)),
-        "battery": draw(st.floats(-1, 1)),
-        "import": draw(st.floats(-1, 1)),
+        "power": 0.9 * draw(share),
+        "battery": draw(share),
+        "import": 0.9 * draw(share),
+        "reactive": 0.4 * draw(share),
+        "import_reactive": 0.4 * draw(share),
+        "ohm": draw(st.floats(0, 0.05)),
+        "ocv_frac": draw(st.floats(0.7, 1.15)),
+        "soc_error_frac": draw(st.floats(-0.2, 0.2)),
         "soc": draw(st.floats(0.05, 1)),
         "soh": draw(st.floats(0.5, 1)),
         "voltage_pu": draw(st.floats(0.88, 1.2)),
@@ -70,38 +75,46 @@ def test_registers_agree_with_the_physics(name: str, world: dict[str, float]) ->
     profile = PROFILES[name]
     plant = plant_of(profile, soc=world["soc"], soh=world["soh"])
     rated_w = min(profile.inverter.power_w_discharge_max, profile.inverter.power_w_charge_max)
-    power_w, battery_w, import_w = (world[k] * rated_w for k in ("power", "battery", "import"))
+    names = ("power", "reactive", "battery", "ohm", "import", "import_reactive")
+    power_w, reactive_var, battery_w, ohm_w, import_w, import_var = (world[k] * rated_w for k in names)
+    if battery_w < 0.0:
+        ohm_w = min(ohm_w, -0.1 * battery_w)  # cells do not turn the most of what they take into heat
     direct = {k: v for k, v in world.items() if k in (*INPUT, *STATE)}
-    put(plant, **direct, power_w=power_w, battery_w=battery_w, import_w=import_w)
+    flows = {"reactive_var": reactive_var, "import_var": import_var, "ohm_w": ohm_w}
+    put(plant, **direct, **flows, power_w=power_w, battery_w=battery_w, import_w=import_w)
     inverter, meter = units(plant)
     got, got_meter = decode(inverter), decode(meter)
-    world["soc"] = float(plant.states("energy_j")[DEVICE] / plant.params("capacity_j")[DEVICE])
-    check_ac(profile, got, world, power_w, battery_w)
-    check_battery(profile, got, world, battery_w)
-    check_meter(profile, got_meter, world, import_w)
+    true = float(plant.states("energy_j")[DEVICE] / plant.params("capacity_j")[DEVICE])
+    world["soc"] = min(max(true + world["soc_error_frac"], 0.0), 1.0)
+    check_ac(profile, got, world, (power_w, reactive_var), battery_w)
+    check_battery(profile, got, world, battery_w, ohm_w)
+    check_meter(profile, got_meter, world, (import_w, import_var))
 
 
 def check_ac(
-    profile: DeviceProfile, got: Shown, world: dict[str, float], power_w: float, battery_w: float
+    profile: DeviceProfile, got: Shown, world: dict[str, float], flow: tuple[float, float], battery_w: float
 ) -> None:
+    power_w, reactive_var = flow
+    apparent_va = math.hypot(power_w, reactive_var)
+    factor = power_w / apparent_va if apparent_va else 1.0
     ac, volts = 103 if profile.face.phases == 3 else 101, world["voltage_pu"] * profile.face.voltage_v
-    sign = -1.0 if power_w < 0 else 1.0
     expected = {
         (ac, "W"): (power_w, "W_SF"),
-        (ac, "VA"): (abs(power_w), "VA_SF"),
-        (ac, "VAr"): (0.0, "VAr_SF"),
-        (ac, "PF"): (100.0 * sign, "PF_SF"),
-        (ac, "A"): (abs(power_w) / volts, "A_SF"),
-        (ac, "AphA"): (abs(power_w) / volts / profile.face.phases, "A_SF"),
+        (ac, "VA"): (apparent_va, "VA_SF"),
+        (ac, "VAr"): (reactive_var, "VAr_SF"),
+        (ac, "PF"): (100.0 * factor, "PF_SF"),
+        (ac, "A"): (apparent_va / volts, "A_SF"),
+        (ac, "AphA"): (apparent_va / volts / profile.face.phases, "A_SF"),
         (ac, "PhVphA"): (volts, "V_SF"),
         (ac, "Hz"): (world["frequency_hz"], "Hz_SF"),
         (ac, "DCW"): (battery_w, "DCW_SF"),
         (701, "W"): (power_w, "W_SF"),
-        (701, "VA"): (abs(power_w), "VA_SF"),
-        (701, "Var"): (0.0, "Var_SF"),
-        (701, "PF"): (sign, "PF_SF"),
-        (701, "A"): (abs(power_w) / volts, "A_SF"),
+        (701, "VA"): (apparent_va, "VA_SF"),
+        (701, "Var"): (reactive_var, "Var_SF"),
+        (701, "PF"): (factor, "PF_SF"),
+        (701, "A"): (apparent_va / volts, "A_SF"),
         (701, "WL1"): (power_w / profile.face.phases, "W_SF"),
+        (701, "VarL1"): (reactive_var / profile.face.phases, "Var_SF"),
         (701, "LNV"): (volts, "V_SF"),
         (701, "Hz"): (world["frequency_hz"], "Hz_SF"),
         (701, "TotWhInj"): (world["discharge_j"] / 3600, "TotWh_SF"),
@@ -118,9 +131,14 @@ def check_ac(
         assert near(got[701, "LLV"], volts * math.sqrt(3), 0.1)
 
 
-def check_battery(profile: DeviceProfile, got: Shown, world: dict[str, float], battery_w: float) -> None:
+def check_battery(
+    profile: DeviceProfile, got: Shown, world: dict[str, float], battery_w: float, ohm_w: float
+) -> None:
     soc, soh = world["soc"], world["soh"]
-    for point in ((713, "SoC"), (124, "ChaState"), (802, "SoC")):
+    rest_v = profile.battery.voltage_v_nominal * world["ocv_frac"]
+    battery_a = (battery_w + ohm_w) / rest_v  # what leaves the cells, before their resistance
+    battery_v = battery_w / battery_a if battery_w else rest_v
+    for point in ((713, "SoC"), (124, "ChaState"), (802, "SoC"), (803, "string[1].StrSoC"), (804, "SoC")):
         if point in got:
             assert -1e-12 <= soc - got[point] / 100 < 1.0001e-4, point
             assert got[point] / 100 == pytest.approx(
@@ -132,10 +150,22 @@ def check_battery(profile: DeviceProfile, got: Shown, world: dict[str, float], b
         step = 10.0 ** got[713, "WH_SF"]
         true_wh = profile.battery.energy_wh * soh * soc
         assert -1e-6 <= true_wh - got[713, "WHAvail"] < step * (1 + 1e-9)
-        assert near(got[802, "A"], battery_w / profile.battery.voltage_v_nominal, 10.0 ** got[802, "A_SF"])
+    current, volts = (battery_a, "A_SF"), (battery_v, "V_SF")
+    compare(profile, got, {(802, "A"): current, (803, "string[1].StrA"): current, (804, "A"): current})
+    compare(profile, got, {(802, "V"): volts, (803, "StrVAvg"): volts, (804, "V"): volts})
+    compare(
+        profile, got, {(714, "Prt[1].DCA"): (battery_a, "DCA_SF"), (714, "Prt[1].DCV"): (battery_v, "DCV_SF")}
+    )
+    compare(
+        profile, got, {(714, "Prt[1].DCW"): (battery_w, "DCW_SF"), (124, "InBatV"): (battery_v, "InBatV_SF")}
+    )
 
 
-def check_meter(profile: DeviceProfile, got: Shown, world: dict[str, float], import_w: float) -> None:
+def check_meter(
+    profile: DeviceProfile, got: Shown, world: dict[str, float], flow: tuple[float, float]
+) -> None:
+    import_w, import_var = flow
+    apparent_va = math.hypot(import_w, import_var)
     model, volts = 203 if profile.face.phases == 3 else 201, world["voltage_pu"] * profile.face.voltage_v
     compare(
         profile,
@@ -143,8 +173,10 @@ def check_meter(profile: DeviceProfile, got: Shown, world: dict[str, float], imp
         {
             (model, "W"): (import_w, "W_SF"),
             (model, "WphA"): (import_w / profile.face.phases, "W_SF"),
-            (model, "VA"): (abs(import_w), "VA_SF"),
-            (model, "A"): (abs(import_w) / volts, "A_SF"),
+            (model, "VA"): (apparent_va, "VA_SF"),
+            (model, "VAR"): (import_var, "VAR_SF"),
+            (model, "PF"): (100.0 * import_w / apparent_va if apparent_va else 100.0, "PF_SF"),
+            (model, "A"): (apparent_va / volts, "A_SF"),
             (model, "PhV"): (volts, "V_SF"),
             (model, "Hz"): (world["frequency_hz"], "Hz_SF"),
         },
@@ -186,6 +218,9 @@ def test_constants_are_the_profiles(name: str) -> None:
         (702, "WChaRteMaxRtg"): inverter.power_w_charge_max,
         (702, "WChaRteMax"): inverter.power_w_charge_max,
         (702, "WDisChaRteMax"): inverter.power_w_discharge_max,
+        (702, "VarMaxInj"): round(0.44 * max(inverter.power_w_discharge_max, inverter.power_w_charge_max)),
+        (702, "NorOpCatRtg"): 1,
+        (702, "AbnOpCatRtg"): 2,
         (703, "ESVHi"): 105.0,
         (703, "ESVLo"): 91.7,
         (703, "ESHzHi"): 60.1,
@@ -215,6 +250,8 @@ STATES = {
     "island": (1, 3, 0, 16, 2, 4, 0, 7, 3, True),
     "overload": (0, 6, 0, 16, 0, 7, 0, 0, 4, False),
     "empty": (0, 7, 0, 16, 0, 8, 0, 0, 5, False),
+    "rejoin": (0, 2, 0, 16, 0, 3, 0, 3, 4, False),
+    "member": (1, 3, 0, 16, 2, 4, 0, 7, 3, True),
 }
 
 
@@ -222,9 +259,10 @@ STATES = {
 def test_operating_states(status: str) -> None:
     plant = plant_of(HOME)
     out = status not in ("on_grid", "enter")
-    put(plant, status=float(STATUS.index(status)), power_w=0.0, battery_w=0.0, voltage_pu=0.0 if out else 1.0)
-    got = decode(units(plant)[0])
     *codes, live = STATES[status]
+    put(plant, status=float(STATUS.index(status)), power_w=0.0, battery_w=0.0, bus_pu=float(live))
+    put(plant, voltage_pu=0.0 if out else 1.0, grid_good=0.0 if out else 1.0)
+    got = decode(units(plant)[0])
     der = [got[701, point] for point in ("St", "InvSt", "ConnSt", "Alrm", "DERMode")]
     old = [got[101, "St"], got[122, "ECPConn"], got[122, "StorConn"], got[802, "State"]]
     assert der + old == codes
@@ -275,6 +313,7 @@ def test_an_empty_device_woken_by_pv_has_a_live_bus() -> None:
         battery_w=-700.0,
         pv_w=800.0,
         voltage_pu=0.0,
+        bus_pu=0.0,
     )
     got = decode(units(plant)[0])
     assert (got[701, "LNV"], got[701, "Hz"], got[701, "W"], got[122, "PVConn"]) == (240.0, 60.0, -800, 7)

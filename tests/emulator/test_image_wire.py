@@ -13,7 +13,7 @@ from ridethrough.emulator.plant import Plant
 from ridethrough.emulator.server import serve_tcp
 from sunspec2.modbus import client, modbus
 
-from tests.emulator.register_bench import HOME, NAMES, PROFILES
+from tests.emulator.register_bench import HOME, NAMES, PROFILES, witness_points
 
 Result = TypeVar("Result")
 Job = Callable[[client.SunSpecModbusClientDeviceTCP], Result]
@@ -56,7 +56,7 @@ def values_of(models: dict[Any, list[Any]]) -> dict[str, tuple[float, float]]:
     """Return value and step of every number with a scale factor or without, by model and point."""
     found = {}
     for model in (model for key, entries in models.items() if isinstance(key, int) for model in entries):
-        for name, point in model.points.items():
+        for name, point in witness_points(model):
             if isinstance(point.value, int) and name not in ("ID", "L", "Pad"):
                 step = 10.0 ** (model.points[point.sf].value or 0) if point.sf else 1.0
                 found[f"{model.model_id}.{name}"] = (float(point.cvalue), step)
@@ -82,7 +82,7 @@ def test_a_scan_finds_every_model_and_every_value(name: str) -> None:
                 assert label not in seen
                 continue
             shown, step = seen[label]
-            percent = 100.0 if point.units.startswith("%") or point.units == "Pct" else 1.0
+            percent = 100.0 if point.units.startswith("%") or point.units in ("Pct", "VNomPct") else 1.0
             assert abs(shown - true * percent) <= step * (1 + 1e-9), (label, shown, true)
             checked += 1
         assert checked > (10 if unit_id > 100 else 25)

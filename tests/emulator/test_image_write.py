@@ -198,7 +198,7 @@ def test_the_limit_as_dbus_fronius_writes_it() -> None:
     assert (control["limit_ena"], control["limit_frac"], control["limit_rvrt_ticks"]) == (1, 0.4, 6000)
     other = [bench.read(704, f"WMaxLimPct{end}") for end in ("Ena", "", "RvrtTms", "RvrtRem")]
     assert other == [1, 0.4, 120, 120]
-    assert bench.read(122, "StActCtl") == 1
+    assert bench.read(122, "StActCtl") == 1 | 1 << 4, "beside frequency droop, which is on"
     bench.wait(120)
     assert (bench.read(123, "WMaxLim_Ena"), bench.read(123, "WMaxLimPct")) == (0, 1)
     assert bench.write(123, ("WMaxLimPct_WinTms", 5)) == VALUE, "a start window is not modelled"
@@ -289,8 +289,26 @@ def test_three_views_of_the_permit() -> None:
             assert bench.write(view[0], (view[1], value)) == OK
             assert [bench.read(*v) for v in views] == [value] * 3
             assert bench.control()["permit"] == value
-        assert bench.write(view[0], (view[1], 2.0)) == VALUE
-    assert bench.write(715, ("OpCtl", 3.0)) == VALUE
+        assert bench.write(view[0], (view[1], 4.0)) == VALUE
+
+
+def test_standby_is_entered_and_left_and_reads_back() -> None:
+    """715.OpCtl: STOP 0, START 1, ENTER_STANDBY 2, EXIT_STANDBY 3."""
+    bench = Bench()
+    for command, permit in ((2, 0), (3, 1), (0, 0), (3, 1), (2, 0), (1, 1)):
+        assert bench.write(715, ("OpCtl", command)) == OK
+        assert (bench.read(715, "OpCtl"), bench.read(703, "ES")) == (command, permit)
+    assert bench.write(715, ("OpCtl", 2)) == OK
+    assert bench.write(703, ("ES", 1)) == OK
+    assert bench.read(715, "OpCtl") == 1, "another view contradicts it"
+
+
+def test_alarms_are_not_latched_so_their_reset_does_nothing() -> None:
+    bench = Bench()
+    before = bench.control()
+    assert bench.write(715, ("AlarmReset", 1)) == OK
+    assert (bench.read(715, "AlarmReset"), bench.control()) == (1, before)
+    assert bench.write(715, ("AlarmReset", 2)) == VALUE
 
 
 def test_disconnect_reverts_and_permit_service_does_not() -> None:
@@ -334,8 +352,8 @@ RULES: dict[str, tuple[int, str, int, bytes, int]] = {
     "rating": (702, "WMax", 0, b"\0\1", ADDRESS),
     "old rating": (124, "WChaMax", 0, b"\0\1", ADDRESS),
     "anti-islanding": (704, "AntiIslEna", 0, b"\0\1", ADDRESS),
-    "not implemented": (704, "VarSetEna", 0, b"\0\1", ADDRESS),
-    "sentinel where not implemented": (704, "VarSetEna", 0, b"\xff\xff", ADDRESS),
+    "not implemented": (704, "VarRmp", 0, b"\0\1", ADDRESS),
+    "sentinel where not implemented": (704, "VarRmp", 0, b"\xff\xff", ADDRESS),
     "remaining time": (704, "WSetRvrtRem", 0, b"\0\0\0\1", ADDRESS),
     "across, last read-only": (704, "WSetRvrtTms", 0, b"\0\0\0\1\0\0", ADDRESS),
     "across, first read-only": (704, "WSetRvrtRem", 1, b"\0\0\0\1", ADDRESS),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ridethrough.emulator import layout as layout_module
+from ridethrough.emulator import sunspec_definitions
 from ridethrough.emulator.errors import ScenarioError
 from ridethrough.emulator.layout import (
     QUANTITIES,
@@ -21,11 +22,13 @@ from ridethrough.emulator.layout import (
     soc_frac_step,
 )
 from ridethrough.emulator.profile import DeviceProfile
-from ridethrough.emulator.sunspec import INVERTER_MODELS, METER_MODELS, bounds, constants, writable
+from ridethrough.emulator.sunspec import METER_MODELS, points_of
+from ridethrough.emulator.sunspec_grid import CURVE_MODELS, settings_points
+from ridethrough.emulator.sunspec_values import bounds, constants, writable
 from sunspec2 import device as witness
 from sunspec2 import mb
 
-from tests.emulator.register_bench import FOLDER, HOME, NAMES, PROFILES, with_face
+from tests.emulator.register_bench import FOLDER, FULL, HOME, NAMES, PROFILES, load, with_face, witness_points
 
 
 def chain(layout: Layout) -> list[tuple[int, int, int]]:
@@ -44,11 +47,14 @@ def both(profile: DeviceProfile) -> tuple[Layout, Layout]:
     return compile_layout(profile), compile_meter_layout(profile)
 
 
-def test_every_profile_file_is_named_here() -> None:
-    assert sorted(path.name for path in FOLDER.iterdir() if path.name.endswith(".yaml")) == [
-        f"{name}.yaml" for name in NAMES
-    ]
+def test_every_bundled_profile_can_be_shown() -> None:
+    files = (path.name for path in FOLDER.iterdir())
+    names = sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    assert set(NAMES) - {FULL.profile} <= set(names)
     assert all(PROFILES[name].profile == name for name in NAMES)
+    for name in names:
+        profile = load(name)
+        assert compile_layout(profile).models == profile.face.models
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +65,8 @@ def test_the_chain_of_models_is_the_profiles(name: str) -> None:
 
 
 def test_lengths_that_the_standard_fixes() -> None:
-    lengths = {model: length for model, _, length in chain(compile_layout(HOME))}
+    repeating = {*range(705, 713), 714}  # in the test after this one
+    lengths = {model: length for model, _, length in chain(compile_layout(HOME)) if model not in repeating}
     assert lengths == {
         1: 66,
         101: 50,
@@ -78,11 +85,23 @@ def test_lengths_that_the_standard_fixes() -> None:
     }
 
 
-def points_of(group: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    points = [(prefix + name, point) for name, point in group.points.items()]
-    for name, inner in group.groups.items():
-        points += points_of(inner, f"{prefix}{name}.")
-    return points
+def test_lengths_of_models_that_repeat_groups() -> None:
+    """Worked out by hand from the table of the SunSpec notes: three sets of each curve, two PV strings."""
+    lengths = {model: length for model, _, length in chain(compile_layout(FULL))}
+    assert {model: lengths[model] for model in (160, *range(705, 713), 714, 803, 804)} == {
+        160: 8 + 20 * 2,
+        705: 13 + 3 * (10 + 4 * 2),
+        706: 13 + 3 * (5 + 2 * 2),
+        707: 7 + 3 * (1 + 3 * (1 + 5 * 3)),
+        708: 7 + 3 * (1 + 3 * (1 + 5 * 3)),
+        709: 7 + 3 * (1 + 3 * (1 + 5 * 4)),
+        710: 7 + 3 * (1 + 3 * (1 + 5 * 4)),
+        711: 12 + 3 * 10,
+        712: 12 + 3 * (4 + 6 * 2),
+        714: 18 + 25 * 3,
+        803: 26 + 32 * 1,
+        804: 46 + 16 * 1,
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,9 +113,10 @@ def test_every_point_lies_where_pysunspec2_has_it(name: str) -> None:
             data = layout.initial[first : first + 2 * (length + 2)]
             decoded = witness.Model(model_id=model, model_addr=address, model_len=length, data=data)
             assert decoded.error_info == ""
-            for label, theirs in points_of(decoded):
+            for label, theirs in witness_points(decoded):
                 ours = layout.point(model, label)
                 assert (ours.address, ours.size) == (address + theirs.offset, int(theirs.len)), str(ours)
+                assert ours.writable <= (theirs.pdef.get("access") == "RW"), str(ours)
                 assert ours.type == theirs.pdef["type"], str(ours)
                 seen += 1
         assert sum(point.size for point in layout.points) + 4 == layout.count
@@ -121,6 +141,8 @@ def test_pad_registers_hold_their_own_pattern() -> None:
     layout = compile_layout(HOME)
     pads = [2 * (point.address - layout.base_address) for point in layout.points if point.type == "pad"]
     assert [layout.initial[at : at + 2] for at in pads] == [b"\x80\0"] * 2
+    many = compile_layout(FULL)
+    assert sum(point.type == "pad" for point in many.points if point.model in (803, 804)) == 2 + 7
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +152,7 @@ def test_scale_factors_are_in_the_map_and_the_unused_are_blank(name: str) -> Non
             first = 2 * (address - layout.base_address)
             data = layout.initial[first : first + 2 * (length + 2)]
             decoded = witness.Model(model_id=model, model_addr=address, model_len=length, data=data)
-            for label, theirs in points_of(decoded):
+            for label, theirs in witness_points(decoded):
                 ours = layout.point(model, label)
                 if theirs.sf and ours.quantity is not None:
                     assert decoded.points[theirs.sf].value == ours.scale, str(ours)
@@ -144,17 +166,32 @@ def test_the_map_begins_at_the_base_address(base: int) -> None:
 
 
 def test_tables_name_only_what_there_is() -> None:
-    """A name is a constant or a dynamic quantity, never both; every bound and range belongs to one."""
+    """A name is one of constant, dynamic quantity and setting; every bound and range belongs to one."""
+    everything: set[str] = set()
     for profile in PROFILES.values():
-        constant = set(constants(profile))
-        assert not constant & set(QUANTITIES)
-        shown = {
-            name for models in (INVERTER_MODELS, METER_MODELS) for m in models.values() for name in m.values()
-        }
-        assert shown == shown & (constant | set(QUANTITIES))
-        assert set(bounds(profile)) <= set(QUANTITIES)
-        assert set(writable(profile)) <= constant | set(QUANTITIES)
-        assert set(QUANTITIES) <= shown, "a quantity nobody can read"
+        models = [(model, False) for model in profile.face.models] + [(model, True) for model in METER_MODELS]
+        shown = {name for model, meter in models for name in points_of(profile, model, meter).values()}
+        settings_ = {f"{m}.{name}" for m in profile.face.models for name in settings_points(profile, m)}
+        constant, dynamic = set(constants(profile)), set(QUANTITIES)
+        assert not constant & dynamic | settings_ & (constant | dynamic)
+        assert shown <= constant | dynamic | settings_
+        assert settings_ <= shown
+        assert set(bounds(profile)) <= dynamic | settings_
+        assert set(writable(profile)) <= constant | dynamic | settings_
+        everything |= shown
+    assert set(QUANTITIES) <= everything, "a quantity nobody can read"
+
+
+def test_set_1_of_a_curve_model_is_read_only_and_the_others_are_not() -> None:
+    layout = compile_layout(FULL)
+    for model, names in CURVE_MODELS.items():
+        mine = [point for point in layout.points if point.model == model and "[" in point.name]
+        first = [point for point in mine if point.name.startswith(f"{names.group}[1].")]
+        assert first
+        assert not any(point.writable for point in first)
+        for point in mine:
+            if point not in first and not point.name.endswith((".ReadOnly", ".VRefAuto")):
+                assert point.writable, str(point)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,6 +226,26 @@ def test_any_rating_finds_scale_factors(
     assert 10.0 ** layout.point(702, "WMaxRtg").scale <= max(1.0, max(rated_w, charge_w) / 6_000)
 
 
+def test_curves_have_the_resolution_of_their_settings() -> None:
+    """Half of the last digit of a default is shown: 91.7 % of nominal, 0.0142 Hz, 0.16 s, 5.0 %, PF 0.001."""
+    layout = compile_layout(FULL)
+    for model, name, step in (
+        (703, "ESVLo", 1e-4),
+        (705, "Crv[2].Pt[1].V", 1e-4),
+        (705, "Crv[2].Pt[1].Var", 1e-4),
+        (707, "Crv[2].MustTrip.Pt[1].Tms", 0.01),
+        (709, "Crv[2].MustTrip.Pt[1].Hz", 0.001),
+        (711, "Ctl[2].DbOf", 1e-4),
+        (711, "Ctl[2].KOf", 1e-4),
+        (711, "Ctl[2].RspTms", 0.01),
+        (704, "PFWInj.PF", 1e-3),
+        (803, "string[1].StrCellVAvg", 1e-3),
+        (803, "ModTmpAvg", 0.1),
+    ):
+        point = layout.point(model, name)
+        assert point.divisor / point.factor == pytest.approx(step), str(point)
+
+
 def test_an_override_is_used() -> None:
     layout = compile_layout(with_face(HOME, scale_factors={"713.Pct_SF": 0, "704.WSet_SF": 1}))
     assert layout.point(713, "SoC").scale == 0
@@ -212,6 +269,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["120.WHRtg (register", "13500", "uint16", "allowed 0 to 6553.4"],
     ),
     "meter": ({"scale_factors": {"201.W_SF": -1}}, ["201.W (register 40088)", "import_w up to 27000"]),
+    "strings": ({"models": [*HOME.face.models, 160]}, ["model 160 shows PV strings", "face.pv_strings is 0"]),
     "no such factor": ({"scale_factors": {"713.PctSF": -2}}, ["713.PctSF", "allowed", "713.Pct_SF"]),
     "unused factor": ({"scale_factors": {"701.Tmp_SF": -1}}, ["no served point uses 701.Tmp_SF"]),
     "long name": ({"model": "é" * 20}, ["1.Md (register 40020)", "40 bytes", "at most 32"]),
@@ -244,7 +302,7 @@ def test_definitions_come_from_the_package_only(tmp_path: Path, monkeypatch: pyt
     before = compile_layout(HOME).initial
     (tmp_path / "model_713.json").write_text('{"id": 713, "group": {"points": []}}')
     monkeypatch.chdir(tmp_path)
-    layout_module._definition.cache_clear()
+    sunspec_definitions.model_group.cache_clear()
     layout_module._compile.cache_clear()
     assert compile_layout(HOME).initial == before
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from ridethrough.emulator import _registers
+from ridethrough.emulator.fields import CONTROL, INPUT, LANES, PARAM, STATE
 from ridethrough.emulator.layout import quantise_soc
 from ridethrough.emulator.points import NUMBER_TYPES, NumberType
 from sunspec2 import mb
@@ -130,8 +131,9 @@ class Arrays:
 
     def __init__(self) -> None:
         self.n, self.version = 9, 0
-        self.param, self.control = np.ones((2, 25, 8)), np.ones((2, 18, 8))
-        self.input, self.state = np.ones((2, 5, 8)), np.ones((2, 35, 8))
+        self.param, self.control, self.input, self.state = (
+            np.ones((2, len(names), LANES)) for names in (PARAM, CONTROL, INPUT, STATE)
+        )
 
 
 def image(plant: Arrays, **changes: object) -> _registers.RegisterImage:
@@ -176,7 +178,7 @@ def test_an_image_refuses_what_does_not_fit(changes: dict[str, object], words: s
 
 def test_an_image_refuses_arrays_of_another_build() -> None:
     plant = Arrays()
-    plant.state = np.ones((2, 34, 8))
+    plant.state = np.ones((2, len(STATE) - 1, LANES))
     with pytest.raises(ValueError, match="run python setup"):
         image(plant)
     plant = Arrays()
@@ -189,6 +191,41 @@ def test_an_image_refuses_arrays_of_another_build() -> None:
 def test_a_table_refuses_impossible_rows(row: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="row 0"):
         _registers.PointTable([(*row, False, 1.0, 1.0, 0.0, 1.0, 65535)])
+
+
+TWO_ROWS = [(0, 0, 2, False, 1.0, 1.0, 0.0, 65534.0, 65535), (4, 1, 4, False, 1.0, 1.0, -1e9, 1e9, 1 << 31)]
+
+
+@given(st.integers(0, 5), st.integers(1, 5))
+def test_a_read_encodes_exactly_the_points_it_touches(first: int, count: int) -> None:
+    """Whatever was read before, any read gives the registers of the whole as they are now."""
+    plant = Arrays()
+    unit = image(plant, initial=bytes(12), table=_registers.PointTable(TWO_ROWS))
+    unit.read(0, 1)
+    plant.state[:] = 7.0
+    plant.version += 1
+    whole = b"\0\7" + b"\0\0" + b"\0\0\0\7" + b"\0\0" * 2
+    end = min(first + count, 6)
+    assert unit.read(first, end - first) == whole[2 * first : 2 * end]
+
+
+def test_rows_out_of_map_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="row 1: offset 0 is not behind the row before, which ends at 8"):
+        _registers.PointTable([TWO_ROWS[1], TWO_ROWS[0]])
+
+
+def test_bytes_put_into_an_image_are_read_and_stay() -> None:
+    plant = Arrays()
+    unit = image(plant, initial=bytes(12), table=_registers.PointTable(TWO_ROWS))
+    unit.poke(8, b"\1\2\3\4")
+    plant.version += 1
+    assert unit.read(4, 2) == unit.peek(8, 4) == b"\1\2\3\4"
+    for offset, data in ((9, b"\0" * 4), (-1, b"\0"), (12, b"\0")):
+        with pytest.raises(ValueError, match="do not fit an image of 12"):
+            unit.poke(offset, data)
+    for offset, size in ((9, 4), (-1, 1), (0, -1)):
+        with pytest.raises(ValueError, match="do not lie in an image of 12"):
+            unit.peek(offset, size)
 
 
 def test_names_are_unique_and_in_order() -> None:
