@@ -32,8 +32,13 @@ class Capabilities:
         Capacity now, faded [Wh].  SoC counts from 0 to 1 of this.
     soc_frac_min, soc_frac_max : Floats, shape (n,)
         Window the device keeps its battery in [1].
+    soc_frac_floor : Floats, shape (n,)
+        Below it an outage is not served in full: the weakest cell is empty, or parts of the panel are shed;
+        at least `soc_frac_min` [1].
     soc_frac_step : Floats, shape (n,)
         Resolution of the reported SoC, which is rounded down [1].
+    soc_frac_error_max : Floats, shape (n,)
+        The reported SoC is an estimate, off the truth by this at most, either way; rounding comes on top [1].
     power_w_discharge_max, power_w_charge_max : Floats, shape (n,)
         Continuous ratings at the AC terminals, both positive [W].
     power_w_nominal : Floats, shape (n,)
@@ -42,16 +47,24 @@ class Capabilities:
         Conversion loss ``a·p² + b·p + c`` at ``p = |power| / power_w_nominal``, while converting [W].
     standby_w : Floats, shape (n,)
         Own consumption, always [W].
+    ohm_per_w_max : Floats, shape (n,)
+        Ohmic loss of the cells over their squared DC power, at most [1/W].
+    self_discharge_frac_per_h : Floats, shape (n,)
+        Share of the stored energy that the cells lose by themselves [1/h].
     has_reserve : Flags, shape (n,)
         The device itself can refuse grid-tied discharge below a reserve that is written to it.
     revert_state : tuple of str, length n
         What a device does when a command's validity has run out.
+    import_w_max, export_w_max : Floats, shape (n,)
+        Agreed limits at the home's meter; infinite where there is no agreement [W ≥ 0].
     """
 
     energy_wh: Floats
     soc_frac_min: Floats
     soc_frac_max: Floats
+    soc_frac_floor: Floats
     soc_frac_step: Floats
+    soc_frac_error_max: Floats
     power_w_discharge_max: Floats
     power_w_charge_max: Floats
     power_w_nominal: Floats
@@ -59,8 +72,12 @@ class Capabilities:
     loss_b_w: Floats
     loss_c_w: Floats
     standby_w: Floats
+    ohm_per_w_max: Floats
+    self_discharge_frac_per_h: Floats
     has_reserve: Flags
     revert_state: tuple[RevertState, ...]
+    import_w_max: Floats
+    export_w_max: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +153,7 @@ class Telemetry:
     measured_ns, received_ns : Times, shape (n,)
         When the reading was taken, and when it arrived, on the bench's clock; −1 before the first one [ns].
     soc_frac : Floats, shape (n,)
-        State of charge of the faded capacity [1].
+        State of charge of the faded capacity, as the device estimates it [1].
     power_w : Floats, shape (n,)
         At the device's AC terminals [W].
     import_w : Floats, shape (n,)

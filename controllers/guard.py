@@ -9,7 +9,8 @@ The guard rule (G): discharging at P is granted for a validity T only if
 
 because in the worst case the controller vanishes right after the grant, the grant arrives as late as it can,
 and the device then stops by itself when its revert timer runs out.  E_low already counts the age of the
-reading: it is the last proven energy less all that the device may have spent since.
+reading: it is the last proven energy less all that the device may have spent since.  A reading proves no
+more than what it says less `soc_frac_error_max`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ BLIND_H: Final = 24.0
 REPEAT_FIRST_S: Final = 60.0
 """The first writing of the device-side reserve is repeated after this long, in case it was lost [s]."""
 
+BOOKED_LATE_H: Final = 1.0 / 60.0
+"""Self-discharge is so slow that it may be counted this late [h]."""
+
 RESERVE_REPEAT_S: Final = 3600.0
 """The device-side reserve is written again this often; it wears non-volatile memory [s]."""
 
@@ -40,17 +44,33 @@ def loss_w(device: Capabilities, power_w: Floats) -> Floats:
     return device.loss_a_w * x * x + device.loss_b_w * x + device.loss_c_w
 
 
+def drained_w(device: Capabilities, power_w: Floats) -> Floats:
+    """Return what the cells lose at an AC power: conversion, standby, their heat; no self-discharge [W]."""
+    battery_w = power_w + loss_w(device, power_w) + device.standby_w
+    return battery_w + device.ohm_per_w_max * battery_w * battery_w
+
+
+def idle_w(device: Capabilities) -> Floats:
+    """Return what the cells lose while the converter runs at nothing [W]."""
+    return drained_w(device, np.zeros_like(device.energy_wh))
+
+
+def resting_w(device: Capabilities) -> Floats:
+    """Return what the cells lose while nothing is converted: standby, self-discharge when full [W]."""
+    standby_w = device.standby_w + device.ohm_per_w_max * device.standby_w * device.standby_w
+    return standby_w + device.self_discharge_frac_per_h * device.energy_wh
+
+
 def drain_w_max(device: Capabilities, mean_w: Floats) -> Floats:
-    """Return the greatest DC power behind any load of mean `mean_w` within the rating, standby included [W].
+    """Return the greatest loss of the cells behind any load of mean `mean_w` within the rating [W].
 
     Notes
     -----
-    ``p² ≤ p·p_max`` makes the loss at most linear in the load: the same energy drawn in bursts at full power
-    is the worst case.
+    What the cells lose is convex in the power, so it lies under its chord: the same energy drawn in bursts at
+    full power is the worst case.  Standby is included, self-discharge is not.
     """
-    peak = device.power_w_discharge_max / device.power_w_nominal
-    slope = (device.loss_a_w * peak + device.loss_b_w) / device.power_w_nominal
-    return mean_w * (1.0 + slope) + device.loss_c_w + device.standby_w
+    full_w = device.power_w_discharge_max
+    return idle_w(device) + mean_w / full_w * (drained_w(device, full_w) - idle_w(device))
 
 
 def reserve_wh(device: Capabilities, promise: Commitments) -> Floats:
@@ -58,11 +78,14 @@ def reserve_wh(device: Capabilities, promise: Commitments) -> Floats:
 
     Notes
     -----
-    ``R = E_min + drain · hours + one register step``, without PV credit.
+    ``R = (E_floor + drain · hours) / kept + one register step``, without PV credit; `kept` is what
+    self-discharge leaves.
     """
     load_w = np.minimum(promise.load_w, device.power_w_discharge_max)
     step_wh = device.soc_frac_step * device.energy_wh
-    return device.soc_frac_min * device.energy_wh + drain_w_max(device, load_w) * promise.hours_h + step_wh
+    kept_frac = 1.0 - device.self_discharge_frac_per_h * (promise.hours_h + BOOKED_LATE_H)
+    served_wh = drain_w_max(device, load_w) * promise.hours_h
+    return (device.soc_frac_floor * device.energy_wh + served_wh) / kept_frac + step_wh
 
 
 class Guard:
@@ -80,7 +103,8 @@ class Guard:
         self.validity_s = validity_s
         device = pool.capabilities
         n = len(pool.names)
-        blind_wh = device.standby_w * BLIND_H
+        self._resting_w = resting_w(device)
+        blind_wh = self._resting_w * BLIND_H
         self.reserve_wh = reserve_wh(device, pool.commitments)
         self.floor_wh = self.reserve_wh + blind_wh
         self._recharge_wh = self.reserve_wh + 0.5 * blind_wh
@@ -88,7 +112,9 @@ class Guard:
         # A device that recharges by itself needs no provision for its own consumption in the register.
         itself = np.array([state == "recharge" for state in device.revert_state])
         kept_wh = np.where(itself, self.reserve_wh, self.floor_wh)
-        self.register_frac = np.minimum(np.ceil(kept_wh / device.energy_wh / step) * step + 2.0 * step, 1.0)
+        # The device holds its estimate at the reserve, so the truth may lie below it by the error.
+        kept_frac = np.ceil(kept_wh / device.energy_wh / step) * step + 2.0 * step
+        self.register_frac = np.minimum(kept_frac + device.soc_frac_error_max, 1.0)
         self.exposure_s = pool.delay_s_max + validity_s + ACTUATION_S
         self._soc_frac = np.full(n, np.nan)
         self._changed_ns = np.full(n, -1, dtype=np.int64)
@@ -107,14 +133,13 @@ class Guard:
 
     def observe(self, now_ns: int, telemetry: Telemetry) -> None:
         """Take in the newest telemetry and count what may have been spent since the last proven reading."""
-        device = self.pool.capabilities
         known = ~np.isnan(telemetry.soc_frac) & (telemetry.measured_ns >= 0)
         changed = known & (telemetry.soc_frac != self._soc_frac)
         # What the standing grant may have spent since the measurement, or, when it is not new, since last
         # time.
         since_ns = np.where(changed, telemetry.measured_ns, self._last_ns if self._last_ns >= 0 else now_ns)
         granted_ns = np.clip(np.minimum(now_ns, self._standing_until_ns) - since_ns, 0, None)
-        spent_wh = self._standing_w * granted_ns / 3.6e12 + device.standby_w * (now_ns - since_ns) / 3.6e12
+        spent_wh = self._standing_w * granted_ns / 3.6e12 + self._resting_w * (now_ns - since_ns) / 3.6e12
         self._spent_wh = np.where(changed, spent_wh, self._spent_wh + spent_wh)
         self._soc_frac = np.where(changed, telemetry.soc_frac, self._soc_frac)
         self._changed_ns = np.where(changed, telemetry.measured_ns, self._changed_ns)
@@ -131,14 +156,16 @@ class Guard:
     @property
     def energy_wh_low(self) -> Floats:
         """Lower edge of the true energy; NaN before the first reading [Wh]."""
-        return self._soc_frac * self.pool.capabilities.energy_wh - self._spent_wh
+        device = self.pool.capabilities
+        return (self._soc_frac - device.soc_frac_error_max) * device.energy_wh - self._spent_wh
 
     def discharge_w_max(self) -> Floats:
         """Return the greatest discharge that rule G grants now; 0 where a reading cannot be trusted [W]."""
         device = self.pool.capabilities
         spare_w = (self.energy_wh_low - self.floor_wh) * 3600.0 / self.exposure_s
-        slope = (device.loss_a_w + device.loss_b_w) / device.power_w_nominal
-        power_w = (spare_w - device.loss_c_w - device.standby_w) / (1.0 + slope)
+        full_w = device.power_w_discharge_max
+        per_load = (drained_w(device, full_w) - idle_w(device)) / full_w
+        power_w = (spare_w - idle_w(device) - self._resting_w) / per_load
         power_w = np.clip(power_w, 0.0, device.power_w_discharge_max)
         return np.where(self.trusted & ~np.isnan(power_w), power_w, 0.0)
 
@@ -181,7 +208,7 @@ class Guard:
 
     def _note(self, power_w: Floats, given: NDArray[np.bool_]) -> None:
         """Remember the worst that the grants standing out there can do."""
-        drain_w = np.where(power_w > 0.0, power_w + loss_w(self.pool.capabilities, power_w), 0.0)
+        drain_w = np.where(power_w > 0.0, drained_w(self.pool.capabilities, power_w), 0.0)
         until_ns = self._now_ns + round(self.exposure_s * 1e9)
         live = self._standing_until_ns > self._now_ns
         # A command may be lost, so an older and larger grant stays possible until it has run out.

@@ -114,7 +114,7 @@ def run(
         pool = replace(pool, delay_s_max=max(pool.delay_s_max, TIMEOUT_S_MIN * speed))
     candidate = Candidate(load_controller(controller), pool)
     header = make_header(
-        world, pool, level=level, controller=controller, speed=speed if level == "hil" else None
+        world, pool, plant, level=level, controller=controller, speed=speed if level == "hil" else None
     )
     started_s = time.perf_counter()
     writer = RecordWriter(folder, header, on_part=on_part)

@@ -19,15 +19,23 @@ import typer
 from ridethrough.emulator.errors import RidethroughError, ScenarioError
 
 from . import bench
+from .advice import scenario_notes
 from .bench import Level, check_speed
 from .candidate import BUNDLED, load_controller
 from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
 from .faults import FAULTS
-from .files import load_profile, load_scenario, profile_names, scenario_names
+from .files import (
+    feeder_names,
+    load_feeder,
+    load_profile,
+    load_scenario,
+    profile_names,
+    scenario_names,
+)
 from .serving import Served, is_profile, one_device, serve_site, whole_world
 from .show import Reporter, print_run
 from .units import DAY_NS, parse_duration, parse_instant, parse_power_w, parse_ratio
-from .world import World, build_world, scenario_notes
+from .world import World, build_world
 
 app = typer.Typer(
     name="ridethrough",
@@ -142,13 +150,15 @@ def _new_folder(world: World, controller: str, level: str) -> Path:
 @app.command("list")
 def list_bundled(
     what: Annotated[
-        Literal["all", "devices", "scenarios", "controllers", "faults"], typer.Argument(help="Which list.")
+        Literal["all", "devices", "feeders", "scenarios", "controllers", "faults"],
+        typer.Argument(help="Which list."),
     ] = "all",
     form: FormatOption = "table",
 ) -> None:
-    """List what is bundled: device profiles, scenarios, controllers, faults."""
+    """List what is bundled: device profiles, feeders, scenarios, controllers, faults."""
     lists: dict[str, dict[str, str]] = {
         "devices": {name: load_profile(name).description for name in profile_names()},
+        "feeders": {name: load_feeder(name, 1, None).description for name in feeder_names()},
         "scenarios": {name: load_scenario(name).description for name in scenario_names()},
         "controllers": {name: load_controller(name).__doc__ or "" for name in BUNDLED},
         "faults": {name: kind.what for name, kind in FAULTS.items()},

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ridethrough.emulator.errors import ScenarioError
+from ridethrough.emulator.feeder import Feeder, single_bus
 from ridethrough.emulator.profile import DeviceProfile
 
 from .mistakes import Finding, dotted, findings_of
-from .scenario import Scenario
+from .scenario import Scenario, TransformerSpec
 from .scenario_checks import check_scenario
 from .units import did_you_mean, shown
 from .yamltree import Place, parse_yaml
@@ -191,6 +192,11 @@ def profile_names() -> tuple[str, ...]:
     return tuple(_bundled("devices"))
 
 
+def feeder_names() -> tuple[str, ...]:
+    """Return the names of the bundled feeders."""
+    return tuple(_bundled("feeders"))
+
+
 def scenario_names() -> tuple[str, ...]:
     """Return the names of the bundled scenarios."""
     return tuple(_bundled("scenarios"))
@@ -220,8 +226,12 @@ def load_profile(name: str) -> DeviceProfile:
     ScenarioError
         When there is none, or the file is wrong.
     """
-    if is_file_name(name):
-        return load_yaml(name, DeviceProfile)
+    return load_yaml(name, DeviceProfile) if is_file_name(name) else _bundled_profile(name)
+
+
+@cache
+def _bundled_profile(name: str) -> DeviceProfile:
+    """Return a bundled profile; it is asked for again and again, and cannot be changed."""
     text, label = _named("devices", "device", name)
     return _load(text, label, DeviceProfile, None, None)
 
@@ -241,8 +251,38 @@ def load_device(name: str, folder: Path | None) -> DeviceProfile:
     return load_yaml(resolve_path(folder, name), DeviceProfile)
 
 
+def load_feeder(spec: str | TransformerSpec, devices: int, folder: Path | None) -> Feeder:
+    """Return the feeder a scenario names, with one home for each of its devices.
+
+    Device number k of the pool stands at home number k of the feeder; places beyond stay without a home.
+
+    Raises
+    ------
+    ScenarioError
+        When there is none, the file is wrong, or the feeder has too few homes.
+    """
+    if isinstance(spec, TransformerSpec):
+        return single_bus(1000.0 * spec.transformer_kva, devices)
+    if not is_file_name(spec):
+        text, label = _named("feeders", "feeder", spec)
+        feeder = _load(text, label, Feeder, None, None)
+    elif folder is None:
+        raise ScenarioError(f"found file {shown(spec)} in a scenario without folder; allowed bundled feeders")
+    else:
+        feeder = load_yaml(resolve_path(folder, spec), Feeder)
+    if devices > len(feeder.homes):
+        raise ScenarioError(
+            f"found a pool of {devices} devices; allowed at most {len(feeder.homes)}, the homes of {spec}"
+        )
+    return feeder.model_copy(update={"homes": feeder.homes[:devices]})
+
+
 def _scenario_check(folder: Path | None) -> Check:
-    return partial(check_scenario, load_device=cache(partial(load_device, folder=folder)))
+    return partial(
+        check_scenario,
+        load_device=cache(partial(load_device, folder=folder)),
+        load_feeder=partial(load_feeder, folder=folder),
+    )
 
 
 def load_scenario(name: str | Path) -> Scenario:

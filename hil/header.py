@@ -9,7 +9,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""Version 1 knew a simpler battery, no feeder and no voltage; `upgraded` makes its headers readable."""
+
+FORMATS_READ: Final = (1, 2)
 
 RESERVE_WRITES_PER_DAY_MAX: Final = 50
 """Default daily budget of writes to a device's non-volatile reserve setting (properties.md, DEV)."""
@@ -26,34 +29,65 @@ HEADER_KEYS: Final = {
     "devices": list,
     "events": list,
 }
-"""Keys run.json must have.  More are welcome: scenario text, world digest, versions, speed, window, comms."""
+"""Keys run.json must have; `feeder` where there is one.
+
+More are welcome: scenario text, world digest, versions, speed, window, comms.
+"""
 
 LEVELS: Final = ("mil", "sil", "hil")
 
-STATUS_NAMES: Final = ("on_grid", "enter", "transfer", "island", "overload", "empty")
+STATUS_NAMES: Final = (
+    "on_grid",
+    "enter",
+    "transfer",
+    "island",
+    "overload",
+    "empty",
+    "rejoin",
+    "member",
+)
 """States the judge must find in `status_names`; the order there may differ."""
+
+_STATUS_NAMES_1: Final = STATUS_NAMES[:6]
 
 DEVICE_NUMBERS: Final = (
     "energy_wh",  # faded capacity
     "soc_frac_min",
     "soc_frac_max",
+    "soc_frac_floor",  # below it a promise cannot be served in full: weakest cell, parts of the panel shed
     "soc_frac_step",
+    "soc_frac_error_max",
     "power_w_discharge_max",
     "power_w_charge_max",
+    "power_w_discharge_sure",  # what this world's warmth, reactive power and load leave of the ratings
+    "power_w_charge_sure",
     "power_w_surge",
     "power_w_nominal",
     "loss_a_w",
     "loss_b_w",
     "loss_c_w",
     "standby_w",
+    "ohm_per_w_max",  # ohmic loss of the cells over their squared DC power, greatest over the window
+    "self_discharge_frac_per_h",
+    "taper_soc_frac",  # charging is held back from here, in a line to taper_frac_min of the rating at full
+    "taper_frac_min",
     "ramp_w_per_s",
     "transfer_s",
-    "enter_delay_s",
+    "enter_delay_s",  # its random part included
     "enter_ramp_s",
+    "enter_voltage_pu_low",
+    "enter_voltage_pu_high",
+    "sync_s",
+    "break_s",
     "restart_s",
+    "restart_growth",
+    "restart_s_max",
     "reserve_writes_per_day_max",
 )
 """Numbers of one entry of `devices`, all finite and not negative."""
+
+DEVICE_LIMITS: Final = ("import_w_max", "export_w_max")
+"""Limits of the connection agreement [W]; null or absent where there is none."""
 
 DEVICE_POSITIVE: Final = ("energy_wh", "power_w_discharge_max", "power_w_charge_max", "power_w_nominal")
 
@@ -74,6 +108,42 @@ def completed(header: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def upgraded(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a header of version 1 in the present form; what it did not know has no effect."""
+    whole = {**header, "format_version": FORMAT_VERSION}
+    if isinstance(header.get("status_names"), list) and set(_STATUS_NAMES_1) <= set(header["status_names"]):
+        whole["status_names"] = [
+            *header["status_names"],
+            *(name for name in STATUS_NAMES if name not in header["status_names"]),
+        ]
+    if isinstance(header.get("devices"), list):
+        whole["devices"] = [
+            {**_unknown_to_1(device), **device} if isinstance(device, Mapping) else device
+            for device in header["devices"]
+        ]
+    return whole
+
+
+def _unknown_to_1(device: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a device that a header of version 1 leaves out."""
+    return {
+        "soc_frac_floor": device.get("soc_frac_min"),
+        "soc_frac_error_max": 0.0,
+        "power_w_discharge_sure": device.get("power_w_discharge_max"),
+        "power_w_charge_sure": device.get("power_w_charge_max"),
+        "ohm_per_w_max": 0.0,
+        "self_discharge_frac_per_h": 0.0,
+        "taper_soc_frac": 1.0,
+        "taper_frac_min": 1.0,
+        "enter_voltage_pu_low": 0.0,
+        "enter_voltage_pu_high": 10.0,
+        "sync_s": 0.0,
+        "break_s": 0.0,
+        "restart_growth": 1.0,
+        "restart_s_max": device.get("restart_s"),
+    }
+
+
 def header_faults(header: Mapping[str, Any]) -> list[str]:
     """Return everything wrong with a header, one sentence each: place, what was found, what is allowed."""
     faults = list(_wrong_types(header, HEADER_KEYS, ""))
@@ -91,6 +161,7 @@ def header_faults(header: Mapping[str, Any]) -> list[str]:
     names = [str(device.get("name")) for device in header["devices"] if isinstance(device, Mapping)]
     twice = sorted({name for name in names if names.count(name) > 1})
     faults += [f"devices: the name {name!r} occurs twice" for name in twice]
+    faults += _feeder_faults(header.get("feeder"))
     for i, event in enumerate(header["events"]):
         faults += _event_faults(event, f"events[{i}]", len(header["devices"]))
     return faults
@@ -119,6 +190,8 @@ def _device_faults(device: Any, place: str) -> list[str]:
         return [f"{place}: found {type(device).__name__}; allowed is an object"]
     faults = list(_wrong_types(device, {"name": str, "profile": str, "commitment": dict}, place + "."))
     faults += _wrong_numbers(device, DEVICE_NUMBERS, place + ".")
+    limits = tuple(key for key in DEVICE_LIMITS if device.get(key) is not None)
+    faults += _wrong_numbers(device, limits, place + ".")
     if faults:
         return faults
     faults += _wrong_numbers(device["commitment"], COMMITMENT_NUMBERS, place + ".commitment.")
@@ -127,6 +200,18 @@ def _device_faults(device: Any, place: str) -> list[str]:
     ]
     if not faults and _charge_w_net(device) <= 0.0:
         faults.append(f"{place}: can never charge: its losses and standby exceed power_w_charge_max")
+    return faults
+
+
+def _feeder_faults(feeder: Any) -> list[str]:
+    if feeder is None:
+        return []
+    if not isinstance(feeder, Mapping):
+        return [f"feeder: found {type(feeder).__name__}; allowed is an object"]
+    faults = list(_wrong_types(feeder, {"name": str}, "feeder."))
+    faults += _wrong_numbers(feeder, ("rating_va",), "feeder.")
+    if not faults and feeder["rating_va"] == 0:
+        faults.append("feeder.rating_va: found 0; allowed is more than 0")
     return faults
 
 

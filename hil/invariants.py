@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from .findings import LISTED_MAX, Breach, Finding, breaches_of, energy_text, finding_of, power_text, stretches
-from .promise import NS_PER_S, drain_per_load
+from .promise import LEAK_H, NS_PER_S, drain_per_load
 from .timeline import Episode, Flags, Floats, Recovery, Timeline, Times, hours_of
 
 SERVED_TOLERANCE_W: Final = 1.0
@@ -110,7 +110,31 @@ def _due_h(line: Timeline, episode: Episode) -> Floats:
     begin_ns = np.maximum(line.rows.start_ns[span], episode.start_ns + home.dark_ns)
     stop_ns = np.minimum(line.rows.t_ns[span], episode.start_ns + home.promised_ns)
     due_h: Floats = np.maximum(stop_ns - begin_ns, 0) / NS_PER_H
-    return due_h
+    return np.maximum(due_h - _returning_h(line, span), 0.0)
+
+
+def _returning_h(line: Timeline, span: slice) -> Floats:
+    """Return how much of each row a home may be dark because it returns to the grid [h].
+
+    A device may break before it makes: once per return, no longer than the promised transfer time, and only
+    from serving its panel.
+    """
+    rows, home = line.rows, line.home
+    demand_w = np.minimum(rows.backup_load_w[span], home.promised_w)
+    length_h = _rows_h(line, span)
+    dark = np.maximum(demand_w - rows.backup_served_w[span], 0.0) / np.maximum(demand_w, SERVED_TOLERANCE_W)
+    served_before = np.concatenate([[False], rows.island[span][:-1]])
+    begins = served_before & rows.grid_good[span] & (rows.rejoin | rows.closed)[span]
+    result = np.zeros(len(demand_w))
+    for k in np.flatnonzero(begins):
+        left_h = home.dark_ns / NS_PER_H
+        while k < len(result) and left_h > 0.0:
+            result[k] = min(dark[k] * length_h[k], left_h)
+            left_h -= result[k]
+            if not rows.rejoin[span][k]:
+                break
+            k += 1
+    return result
 
 
 def _excused(line: Timeline, episode: Episode) -> Flags:
@@ -133,7 +157,10 @@ def _excused(line: Timeline, episode: Episode) -> Flags:
     over_wh = used_wh - home.promised_w * lasted_h
     over_wh_before = over_wh - row_wh + home.promised_w * length_h
     overused = np.maximum(over_wh, over_wh_before) > home.tolerance_wh
-    covered_wh = episode.obligation_wh - home.energy_wh_min - home.energy_wh_step - home.tolerance_wh
+    kept_wh = (episode.obligation_wh - home.energy_wh_step) * (
+        1.0 - home.self_discharge_frac_per_h * (lasted_h + LEAK_H)
+    )
+    covered_wh = kept_wh - home.energy_wh_floor - home.tolerance_wh
     used_up = per_load * used_wh + home.idle_w * lasted_h >= covered_wh
     result: Flags = overused | used_up | _overloaded(line, span)
     return result
@@ -142,16 +169,30 @@ def _excused(line: Timeline, episode: Episode) -> Flags:
 def _overloaded(line: Timeline, span: slice) -> Flags:
     """Return the rows in which the inverter is down through the customer's overload, restart included."""
     home, rows = line.home, line.rows
-    too_much = rows.backup_load_w[span] > max(home.promised_w, home.power_w_discharge_max)
+    too_much = rows.backup_load_w[span] > max(home.promised_w, home.power_w_discharge_sure)
     island, down = rows.island[span], rows.overload[span]
     # Tripped and back within one row: islanded at both its ends, not all served.
     result: Flags = too_much & island & np.concatenate([[False], island[:-1]])
     # Once the load is back within bounds the inverter owes service after its restart time.
     latest_ns = np.maximum.accumulate(np.where(too_much, rows.t_ns[span], -NS_PER_DAY))
-    restarting = rows.start_ns[span] < latest_ns + home.restart_ns
+    restarting = rows.start_ns[span] < latest_ns + _restart_ns(line, span, too_much)
     for first, last in stretches(down):
         if too_much[first]:
             result[first : last + 2] |= restarting[first : last + 2]
+    return result
+
+
+def _restart_ns(line: Timeline, span: slice, too_much: Flags) -> Floats:
+    """Return how long a restart may take in each row, where each wait is longer than the one before [ns].
+
+    Waits of w, w·g, w·g² ... that together took the time T are followed by one of w + (g - 1)·T at most.
+    T is counted until the load was last too much: what a device adds of its own excuses nothing.
+    """
+    rows, home = line.rows, line.home
+    down_ns = np.cumsum((rows.t_ns[span] - rows.start_ns[span]) * rows.overload[span])
+    waited_ns = np.maximum.accumulate(np.where(too_much, down_ns, 0))
+    longest_ns = home.restart_ns + (home.restart_growth - 1.0) * waited_ns
+    result: Floats = np.minimum(longest_ns, max(home.restart_ns_max, home.restart_ns))
     return result
 
 
@@ -230,9 +271,10 @@ def _fall_wh(line: Timeline, span: slice) -> Floats:
         line.rows,
         slice(span.start - 1, span.stop),
     )  # with the row before, where the first one begins
-    idle_wh = line.home.standby_w * (rows.t_ns[wide] / NS_PER_H)
+    idle_wh = line.home.resting_w * (rows.t_ns[wide] / NS_PER_H)
     highest_wh = np.maximum.accumulate(rows.energy_wh[wide] + idle_wh)
-    result: Floats = np.minimum((rows.energy_wh_low[wide] + idle_wh)[1:] - highest_wh[:-1], 0.0)
+    fall_wh = (rows.energy_wh_low[wide] + idle_wh)[1:] - highest_wh[:-1] + line.home.leak_wh
+    result: Floats = np.minimum(fall_wh, 0.0)
     return result
 
 
@@ -246,7 +288,8 @@ def within_device(line: Timeline, reserve_written_ns: Times) -> Finding:
         When a reserve reached the device and was accepted [ns].
     """
     rows, home = line.rows, line.home
-    margin_wh = np.minimum(rows.energy_wh_low - home.energy_wh_min, home.energy_wh_max - rows.energy_wh_high)
+    above_wh = rows.energy_wh_low - _leaky_floor_wh(line)
+    margin_wh = np.minimum(above_wh, home.energy_wh_max - rows.energy_wh_high)
     switch_shut = rows.closed & np.concatenate([rows.closed[:1], rows.closed[:-1]])
     most_w = np.where(switch_shut, home.power_w_discharge_max, home.power_w_surge)
     least_w = -home.power_w_charge_max - home.standby_w
@@ -283,6 +326,19 @@ def within_device(line: Timeline, reserve_written_ns: Times) -> Finding:
     ]
     everything = np.ones(len(rows), dtype=np.bool_)
     return finding_of(found, hours_of(rows, everything), 0.0, margin_wh, rows.t_ns)
+
+
+def _leaky_floor_wh(line: Timeline) -> Floats:
+    """Return the least energy of the window in each row [Wh].
+
+    No device holds its floor against self-discharge: below it, energy may fall by that alone.
+    """
+    rows, home = line.rows, line.home
+    at_floor_ns = np.maximum.accumulate(np.where(rows.energy_wh >= home.energy_wh_min, rows.t_ns, 0))
+    since_ns = rows.t_ns - np.concatenate([rows.start_ns[:1], at_floor_ns[:-1]])
+    leaked_frac = home.self_discharge_frac_per_h * (since_ns / NS_PER_H + LEAK_H)
+    floor_wh: Floats = home.energy_wh_min * (1.0 - leaked_frac)
+    return floor_wh
 
 
 def _overwritten(line: Timeline, written_ns: Times) -> tuple[int, list[Breach]]:

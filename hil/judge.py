@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .findings import Breach, Finding, power_text
 from .header import clock_text
 from .invariants import delivered, no_export, ready, recovered, within_device
+from .loading import Excess, Observations, excesses, feeder_load
 from .promise import NS_PER_S, Home, home_of
 from .record import Record
 from .timeline import Timeline, first_defect, rows_of, timeline_of
@@ -25,8 +26,9 @@ INVARIANTS: Final = ("RDY", "DEL", "REC", "DEV", "EXP")
 """What is judged, in the order of the verdict."""
 
 NOT_JUDGED: Final = (
-    "Not judged: who is to blame (no oracle yet), VAN, AIS, FRE, FAIR, TRU, ECO, LIV, feeder limits, and of "
-    "DEV temperature and contactor cycles. Held says: no breach of RDY, DEL, REC, DEV or EXP in this record."
+    "Not judged: who is to blame (no oracle yet), VAN, AIS, FRE, FAIR, TRU, ECO, LIV, and of DEV temperature "
+    "and contactor cycles; feeder and connection agreements are only observed. Held says: no breach of RDY, "
+    "DEL, REC, DEV or EXP in this record."
 )
 
 EXIT_CODES: Final[Mapping[str, int]] = {"held": 0, "broken": 1, "inconclusive": 3}
@@ -40,9 +42,11 @@ _DOING: Final = {
     "island": "while islanded",
     "overload": "after an overload trip",
     "empty": "with its battery empty",
+    "rejoin": "while switching back to the grid",
+    "member": "while in a community island",
 }
 
-_NOT_NEEDED: Final = ("import_w", "pv_w", "load_w")
+_NOT_NEEDED: Final = ("pv_w", "load_w", "reactive_var")
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -64,6 +68,8 @@ class HomeVerdict:
         One per listed breach, with its time [ns], in order of time.
     inconclusive_because : str
         Empty when every row was there and sound.
+    excesses : tuple of Excess
+        Where it went beyond its connection agreement; breaks no promise.
     """
 
     name: str
@@ -73,6 +79,7 @@ class HomeVerdict:
     findings: Mapping[str, Finding]
     sentences: tuple[tuple[int, str], ...]
     inconclusive_because: str
+    excesses: tuple[Excess, ...]
 
     def to_dict(self, start_of_day_ns: int) -> dict[str, Any]:
         """Return it for JSON."""
@@ -105,6 +112,8 @@ class Verdict:
         A sentence; empty when nothing was broken.
     margin_kwh, margin_home, margin_ns : float, str, int; or None
         How close RDY came to being broken, over all homes; below 0 by how much it was.
+    observations : Observations
+        Of the feeder and the connection agreements; they do not change the outcome.
     start_of_day_ns : int
         Time of day at bench time 0.
     """
@@ -116,6 +125,7 @@ class Verdict:
     margin_kwh: float | None
     margin_home: str | None
     margin_ns: int | None
+    observations: Observations
     start_of_day_ns: int
 
     @property
@@ -138,6 +148,7 @@ class Verdict:
             "margin_home": self.margin_home,
             "margin_at": _clock_or_none(self.margin_ns, self.start_of_day_ns),
             "not_judged": NOT_JUDGED,
+            "observations": self.observations.to_dict(self.start_of_day_ns),
             "homes": [home.to_dict(self.start_of_day_ns) for home in self.homes],
         }
 
@@ -172,6 +183,9 @@ def judge(record: Record) -> Verdict:
         margin_kwh=kwh,
         margin_home=name,
         margin_ns=t_ns,
+        observations=Observations(
+            feeder_load(record), tuple(excess for home in homes for excess in home.excesses)
+        ),
         start_of_day_ns=header["start_of_day_ns"],
     )
 
@@ -205,7 +219,8 @@ def _home(record: Record, i: int, home: Home, columns: Columns) -> HomeVerdict:
     """Judge one home from its columns of truth."""
     header, commands = record.header, record.commands
     sound, because = first_defect(columns, header)
-    rows = rows_of({name: column[:sound] for name, column in columns.items()}, header["status_names"])
+    columns = {name: column[:sound] for name, column in columns.items()}
+    rows = rows_of(home, columns, header["status_names"])
     line = timeline_of(home, rows, header)
     mine = (commands["device"] == i) & (commands["outcome"] == 0)
     commanded = {name: column[mine] for name, column in commands.items()}
@@ -231,6 +246,7 @@ def _home(record: Record, i: int, home: Home, columns: Columns) -> HomeVerdict:
         findings=findings,
         sentences=tuple(sorted(texts, key=lambda entry: entry[0])),
         inconclusive_because=because,
+        excesses=excesses(home, columns),
     )
 
 

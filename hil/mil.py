@@ -28,14 +28,16 @@ from .world import World
 SECOND_NS = 1_000_000_000
 Progress = Callable[[int], None]
 
-_SHOWN: Final = [STATE.index(name) for name in ("energy_j", "power_w", "import_w", "status")]
+_SHOWN: Final = [
+    STATE.index(name) for name in ("energy_j", "power_w", "import_w", "status", "soc_error_frac")
+]
 _POLLS_PER_WRITE: Final = 256
 
 
 class _Readings:
     """Telemetry on its way and arrived: one snapshot per poll, one arrival time per device.
 
-    A snapshot is the raw state of `_SHOWN`, shape (4, n); it becomes a reading only where somebody looks.
+    A snapshot is the raw state of `_SHOWN`, shape (5, n); it becomes a reading only where somebody looks.
     """
 
     def __init__(self, world: World, plant: Plant, writer: RecordWriter) -> None:
@@ -82,10 +84,12 @@ class _Readings:
         )
 
     def _reading(self, shown: Floats, d: NDArray[np.intp] | slice) -> dict[str, Floats]:
-        """Return what devices `d` report of themselves in the raw state `shown`, shape (4, m)."""
-        energy_j, power_w, import_w, status = shown
-        # As registers would say it: SoC rounded down; a device that waits to reconnect is not connected.
-        soc_frac = quantise_soc(energy_j / self._capacity_j[d], self._step[d])
+        """Return what devices `d` report of themselves in the raw state `shown`, shape (5, m)."""
+        energy_j, power_w, import_w, status, error_frac = shown
+        # As registers would say it: the estimated SoC, rounded down; a device that waits to reconnect is not
+        # connected.
+        estimate_frac = np.clip(energy_j / self._capacity_j[d] + error_frac, 0.0, 1.0)
+        soc_frac = quantise_soc(estimate_frac, self._step[d])
         grid_good = np.where(np.isnan(status), np.nan, np.where(status == 0.0, 1.0, 0.0))
         return {"soc_frac": soc_frac, "power_w": power_w, "import_w": import_w, "grid_good": grid_good}
 

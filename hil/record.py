@@ -6,7 +6,7 @@ Rules of this file.  A file appears under its name only when it is whole and on 
 
 ======================  ====================================================================================
 ``run.json``            written first: what was run, the devices with their commitments, the events
-``truth-00001.parquet`` and so on, each table in numbered parts: `truth`, `commands`, `telemetry`
+``truth-00001.parquet`` and so on, each table of `record_tables.TABLES` in numbered parts
 ``end.json``            written last: its presence marks a finished record
 ``verdict.json``        added later by the judge
 ======================  ====================================================================================
@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,56 +27,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from ridethrough.emulator.errors import InvariantError, RidethroughError, ScenarioError
 
-from .header import FORMAT_VERSION, clock_text, completed, header_faults
+from .header import FORMAT_VERSION, FORMATS_READ, clock_text, completed, header_faults, upgraded
+from .record_tables import OUTCOMES, REASONS, TABLES, UNKNOWN_TO_1
 
-TABLES: Final[Mapping[str, Mapping[str, str]]] = {
-    # One row is one device over (t_ns - dt_ns, t_ns].
-    "truth": {
-        "t_ns": "i8",
-        "dt_ns": "i8",
-        "device": "i2",  # position in run.json's devices
-        "status": "i1",  # at the end; position in run.json's status_names
-        "grid_good": "i1",  # during the whole interval
-        "energy_wh": "f8",  # at the end
-        "energy_wh_low": "f8",
-        "energy_wh_high": "f8",
-        "power_w": "f4",  # mean, as all powers without a qualifier
-        "power_w_low": "f4",
-        "power_w_high": "f4",
-        "slew_w_per_s_high": "f4",
-        "import_w": "f4",
-        "dead_import_w_high": "f4",  # greatest |import| while the grid was not good
-        "pv_w": "f4",
-        "load_w": "f4",
-        "backup_load_w": "f4",  # demand of the backup panel, constant in the interval
-        "backup_served_w": "f4",
-    },
-    "commands": {
-        "t_ns": "i8",  # decided
-        "arrival_ns": "i8",  # -1: lost
-        "device": "i2",
-        "power_w": "f8",  # NaN: left alone
-        "validity_s": "f8",
-        "reserve_soc_frac": "f8",  # NaN: left alone
-        "outcome": "i1",  # position in OUTCOMES
-    },
-    "telemetry": {
-        "received_ns": "i8",
-        "measured_ns": "i8",
-        "device": "i2",
-        "soc_frac": "f8",
-        "power_w": "f8",
-        "import_w": "f8",
-        "grid_good": "f4",
-    },
-}
-"""Columns of each table, in order, with their NumPy types (stored little-endian)."""
-
-OUTCOMES: Final = ("delivered", "lost", "refused")
-"""What became of a command; its number is kept in the column `outcome`."""
-
-REASONS: Final = ("completed", "interrupted", "controller failed")
-"""Why a record ended."""
+__all__ = [
+    "OUTCOMES",
+    "REASONS",
+    "TABLES",
+    "FolderState",
+    "PartInfo",
+    "Record",
+    "RecordWriter",
+    "describe_folder",
+    "read_record",
+    "write_verdict",
+]
 
 Column = NDArray[Any]
 Columns = Mapping[str, Column]
@@ -102,7 +67,7 @@ class Record:
     ----------
     header : dict
         Content of run.json.
-    truth, commands, telemetry : dict of str to ndarray
+    truth, commands, telemetry, feeder : dict of str to ndarray
         The columns of `TABLES`; all arrays of one table have the same length.
     end : dict or None
         Content of end.json; None when the record was never finished.
@@ -112,6 +77,7 @@ class Record:
     truth: dict[str, Column]
     commands: dict[str, Column]
     telemetry: dict[str, Column]
+    feeder: dict[str, Column]
     end: dict[str, Any] | None
 
     @property
@@ -305,6 +271,10 @@ class RecordWriter:
         """Add rows of telemetry."""
         self._append(self._tables["telemetry"], columns)
 
+    def append_feeder(self, columns: Columns) -> None:
+        """Add rows of the feeder."""
+        self._append(self._tables["feeder"], columns)
+
     def flush(self) -> None:
         """Put everything appended so far on the disk."""
         for table in self._tables.values():
@@ -427,6 +397,8 @@ def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Path:
 def read_record(folder: Path) -> Record:
     """Read one record, finished or not; files named ``*.tmp`` are ignored.
 
+    A record of an older format comes in the present form: what it does not hold is not a number.
+
     Raises
     ------
     ScenarioError
@@ -438,34 +410,43 @@ def read_record(folder: Path) -> Record:
         )
     header = _read_json(folder / "run.json")
     version = header.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in FORMATS_READ:
         raise ScenarioError(
             f"{folder / 'run.json'}: format_version: found {version!r}; this version of ridethrough reads "
-            f"{FORMAT_VERSION}"
+            f"{', '.join(str(known) for known in FORMATS_READ)}"
         )
+    unknown: Mapping[str, frozenset[str]] = {}
+    if version < FORMAT_VERSION:
+        header, unknown = upgraded(header), UNKNOWN_TO_1
     faults = header_faults(header)
     if faults:
         raise ScenarioError("\n".join(f"{folder / 'run.json'}: {fault}" for fault in faults))
     end = _read_json(folder / "end.json") if (folder / "end.json").exists() else None
+    present = [name for name, kinds in TABLES.items() if unknown.get(name, frozenset()) != frozenset(kinds)]
     if end is not None:
-        _check_end(folder, end)
-    tables = {name: _read_table(folder, name, end) for name in TABLES}
-    return Record(header, tables["truth"], tables["commands"], tables["telemetry"], end)
+        _check_end(folder, end, present)
+    tables = {
+        name: _read_table(folder, name, end if name in present else None, unknown.get(name, frozenset()))
+        for name in TABLES
+    }
+    return Record(header, **tables, end=end)
 
 
-def _check_end(folder: Path, end: dict[str, Any]) -> None:
+def _check_end(folder: Path, end: dict[str, Any], present: list[str]) -> None:
     """Raise unless end.json says what a finished record says."""
     texts = all(isinstance(end.get(key), str) for key in ("detail", "bench_fault"))
     counts = all(
-        isinstance(end.get(key), dict) and all(type(end[key].get(name)) is int for name in TABLES)
+        isinstance(end.get(key), dict) and all(type(end[key].get(name)) is int for name in present)
         for key in ("rows", "parts")
     )
     if not texts or not counts or end.get("reason") not in REASONS or type(end.get("end_ns")) is not int:
         raise ScenarioError(f"{folder / 'end.json'}: damaged: reason, detail, rows, parts or end_ns is wrong")
 
 
-def _read_table(folder: Path, name: str, end: dict[str, Any] | None) -> dict[str, Column]:
-    """Return all rows of one table, its parts in order."""
+def _read_table(
+    folder: Path, name: str, end: dict[str, Any] | None, unknown: frozenset[str]
+) -> dict[str, Column]:
+    """Return all rows of one table, its parts in order; columns unknown to its format are not a number."""
     paths = sorted(folder.glob(f"{name}-*.parquet"))
     count = len(paths) if end is None else max(len(paths), end["parts"][name])
     wanted = [folder / _part_name(name, number) for number in range(1, count + 1)]
@@ -474,7 +455,7 @@ def _read_table(folder: Path, name: str, end: dict[str, Any] | None) -> dict[str
             raise ScenarioError(
                 f"{folder}: part {path.name} is missing; the record cannot be judged without it"
             )
-    parts = [_read_part(path, name) for path in wanted]
+    parts = [_read_part(path, name, unknown) for path in wanted]
     columns = {
         column: np.concatenate([np.empty(0, kind), *(part[column] for part in parts)])
         for column, kind in TABLES[name].items()
@@ -485,14 +466,15 @@ def _read_table(folder: Path, name: str, end: dict[str, Any] | None) -> dict[str
     return columns
 
 
-def _read_part(path: Path, name: str) -> dict[str, Column]:
+def _read_part(path: Path, name: str, unknown: frozenset[str]) -> dict[str, Column]:
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (OSError, pa.ArrowException) as error:
         raise ScenarioError(f"{path}: damaged part: {str(error).splitlines()[0]}") from error
     found = {field.name: np.dtype(field.type.to_pandas_dtype()) for field in table.schema}
-    wanted = {column: np.dtype(kind) for column, kind in TABLES[name].items()}
+    wanted = {column: np.dtype(kind) for column, kind in TABLES[name].items() if column not in unknown}
     if found != wanted:
         odd = ", ".join(f"{c} {found.get(c)}" for c in {**found, **wanted} if found.get(c) != wanted.get(c))
         raise ScenarioError(f"{path}: damaged part: unexpected columns: {odd}")
-    return {column: table[column].to_numpy() for column in wanted}
+    missing = {column: np.full(table.num_rows, np.nan, TABLES[name][column]) for column in unknown}
+    return {column: table[column].to_numpy() for column in wanted} | missing

@@ -46,6 +46,7 @@ Name = Annotated[
 ]
 Count = Annotated[int, Field(ge=1, le=DEVICES_MAX)]
 Share = Annotated[float, ratio()]
+Contract = Literal["support", "served", "own"]
 
 
 class _Strict(BaseModel):
@@ -233,12 +234,41 @@ class Group(_Strict):
     """State of health: capacity now, of nominal."""
     backup_share: Share = 1.0
     """Share of the home's load behind the backup panel."""
+    load_power_factor: Annotated[float, ratio(low=0.5)] = 1.0
+    """Of the load, which takes reactive power."""
+    ambient_c: Annotated[float, Field(ge=-40, le=60, allow_inf_nan=False)] = 25.0
+    """Around the battery, all the time."""
+    import_limit_w: Annotated[float, power_w(0, 1e7)] | None = None
+    """Connection agreement at each meter; nothing enforces it, the judge observes it."""
+    export_limit_w: Annotated[float, power_w(0, 1e7)] | None = None
+    community: Contract = "own"
+    """What each home does for a community island: gives and takes, is only served, or stays alone."""
 
 
-class Feeder(_Strict):
-    """The transformer the pool shares.  Recorded; nothing judges it yet."""
+class TransformerSpec(_Strict):
+    """A feeder of which no more is known than its transformer; all homes are at its busbar."""
 
-    transformer_kva: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    transformer_kva: Annotated[float, Field(gt=0, le=1e5, allow_inf_nan=False)]
+
+
+class CommunitySpec(_Strict):
+    """The community island: formed by one device, joined by homes one after another."""
+
+    master: Name
+    """The device that forms it."""
+    isochronous: bool = False
+    """The master holds the nominal frequency until it is at a limit."""
+    join: Annotated[int, duration("0s", "1h")] = 60 * SECOND_NS
+    """Stable island before anybody may join."""
+    stagger: Annotated[int, duration("0s", "1h")] = 22 * SECOND_NS
+    """Between one home and the next."""
+    retry: Annotated[tuple[Annotated[int, duration("1s", "1d")], ...], Field(min_length=1, max_length=20)] = (
+        10 * MINUTE_NS,
+        20 * MINUTE_NS,
+        40 * MINUTE_NS,
+        120 * MINUTE_NS,
+    )
+    """Waits after each collapse, the last again and again."""
 
 
 class Latency(_Strict):
@@ -284,7 +314,18 @@ class Scenario(_Strict):
     duration: Annotated[int, duration("1s", "366d")]
     """[ns]."""
     pool: Annotated[tuple[Group, ...], Field(min_length=1, max_length=DEVICES_MAX)]
-    feeder: Feeder | None = None
+    feeder: (
+        Annotated[
+            Annotated[str, Field(min_length=1, max_length=1000), Tag("name")]
+            | Annotated[TransformerSpec, Tag("series")],
+            Discriminator(_load_kind),
+        ]
+        | None
+    ) = None
+    """A bundled feeder, a file beside the scenario, or a transformer; homes in the order of the pool."""
+    source_voltage_pu: Annotated[float, Field(ge=0.8, le=1.2, allow_inf_nan=False)] | None = None
+    """Voltage of the grid, all the time; default: that of the feeder's file, else 1."""
+    community: CommunitySpec | None = None
     prices: Annotated[
         Annotated[Literal["synthetic-ercot", "synthetic-ercot-tight"], Tag("name")]
         | Annotated[ConstantPrice, Tag("constant")]

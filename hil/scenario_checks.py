@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from ridethrough.emulator.errors import ScenarioError
+from ridethrough.emulator.errors import InvariantError, ScenarioError
+from ridethrough.emulator.feeder import Feeder
 from ridethrough.emulator.profile import DeviceProfile
 
 from .faults import EventSpec
@@ -25,6 +26,7 @@ from .scenario import (
     Group,
     Roster,
     Scenario,
+    TransformerSpec,
     mapping,
     start_of_day_ns,
 )
@@ -47,7 +49,11 @@ def _field(model: type[BaseModel], name: str, value: object) -> Any:
     return _read(field.annotation, value)
 
 
-def check_scenario(data: object, load_device: Callable[[str], DeviceProfile]) -> Iterator[Finding]:
+def check_scenario(
+    data: object,
+    load_device: Callable[[str], DeviceProfile],
+    load_feeder: Callable[[str | TransformerSpec, int], Feeder],
+) -> Iterator[Finding]:
     """Check what no single field can: between the parts of a scenario, and against the profiles it names.
 
     Parameters
@@ -56,6 +62,8 @@ def check_scenario(data: object, load_device: Callable[[str], DeviceProfile]) ->
         The file's content as plain data; parts of it may be wrong in any way.
     load_device : callable
         Returns the profile a device name stands for, or raises ScenarioError.
+    load_feeder : callable
+        Returns a feeder for so many devices, or raises ScenarioError.
 
     Yields
     ------
@@ -83,6 +91,8 @@ def check_scenario(data: object, load_device: Callable[[str], DeviceProfile]) ->
     people = Roster(known) if known else None
     if people is not None and (twice := people.duplicates()):
         yield ("pool",), f"found {', '.join(twice[:5])} as a name more than once; allowed names that differ"
+    yield from _check_feeder(raw, people, load_feeder)
+    yield from _check_community(raw, groups, people, load_device)
     yield from _check_events(raw, length_ns, people)
 
 
@@ -151,6 +161,87 @@ def _check_files(raw: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) ->
                 (*path, "column"),
                 f"found {len(column)} columns; allowed one for each of the group's {count} devices",
             )
+
+
+def _check_feeder(
+    raw: Mapping[str, Any],
+    people: Roster | None,
+    load_feeder: Callable[[str | TransformerSpec, int], Feeder],
+) -> Iterator[Finding]:
+    """Check that a feeder that is named exists, is sound, and has a place for every device."""
+    name = raw.get("feeder")
+    if not isinstance(name, str) or not name:
+        return
+    try:
+        load_feeder(name, 1 if people is None else len(people.names))
+    except ScenarioError as error:
+        yield ("feeder",), str(error)
+
+
+def _check_community(
+    raw: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    people: Roster | None,
+    load_device: Callable[[str], DeviceProfile],
+) -> Iterator[Finding]:
+    """Check that a community island has one master, and members that can run beside it."""
+    spec = raw.get("community")
+    if spec is None:
+        for number, group in enumerate(groups):
+            if group.get("community", "own") in ("support", "served"):
+                text = f"found {shown(group['community'])} without a community island"
+                yield (
+                    ("pool", number, "community"),
+                    f"{text}; allowed own, or a top-level community: {{master: ...}}",
+                )
+        return
+    master = mapping(spec).get("master")
+    if people is None or not isinstance(master, str):
+        return
+    try:
+        rows = people.rows(master)
+    except ScenarioError as error:
+        yield ("community", "master"), str(error)
+        return
+    if len(rows) != 1:
+        text = f"found {shown(master)}, which is {len(rows)} devices; allowed the name of one device"
+        yield ("community", "master"), text
+        return
+    profiles = _profiles(groups, load_device)
+    leader = profiles[_group_of(groups, rows[0])]
+    if leader is None:
+        return
+    if not leader.island.capable:
+        text = f"found {shown(master)}, a {leader.profile}, which cannot island; allowed a device that can"
+        yield ("community", "master"), text
+    for number, (group, profile) in enumerate(zip(groups, profiles, strict=True)):
+        if profile is None or group.get("community", "own") == "own":
+            continue
+        if profile.face.frequency_hz != leader.face.frequency_hz:
+            text = f"found a device for {profile.face.frequency_hz} Hz; allowed {leader.face.frequency_hz} Hz"
+            yield ("pool", number, "community"), f"{text} as the master's, or community: own"
+
+
+def _profiles(
+    groups: Sequence[Mapping[str, Any]], load_device: Callable[[str], DeviceProfile]
+) -> list[DeviceProfile | None]:
+    """Return the profile of each group; None where it cannot be had, which is told elsewhere."""
+    found: list[DeviceProfile | None] = []
+    for group in groups:
+        try:
+            found.append(load_device(str(group.get("device"))))
+        except ScenarioError:
+            found.append(None)
+    return found
+
+
+def _group_of(groups: Sequence[Mapping[str, Any]], row: int) -> int:
+    """Return which group a device is in."""
+    for number, group in enumerate(groups):
+        row -= int(group.get("count", 1))
+        if row < 0:
+            return number
+    raise InvariantError(f"no group holds device {row}")
 
 
 def _check_events(raw: Mapping[str, Any], length_ns: int | None, people: Roster | None) -> Iterator[Finding]:

@@ -106,16 +106,24 @@ class Scene:
         step_ns = self.world.load_step_ns
         self._inputs_until_ns = min((now_ns // step_ns + 1) * step_ns, self.next_edge_ns(now_ns))
         row = min(now_ns // step_ns, len(self.world.load_w) - 1)
-        outage = self.conditions(now_ns).outage
-        good = (~outage).astype(np.float64)
+        good = ~self.conditions(now_ns).outage
         for name, values in (
             ("load_w", self.world.load_w[row]),
             ("pv_w_available", self.world.pv_w[row]),
-            ("grid_good", good),
-            ("voltage_pu", good),
-            ("frequency_hz", 60.0 * good),
+            ("grid_good", good.astype(np.float64)),
+            ("voltage_pu", self._voltage_pu(plant, good)),
+            # A dead grid has no frequency; one that jumped to 0 and back would look like a rate of change.
+            ("frequency_hz", plant.params("hz_nominal")),
         ):
             plant.set_input(name, values)
+
+    def _voltage_pu(self, plant: Plant, good: Mask) -> Floats:
+        """Return the voltage at each home: the source's, or what the feeder has made of it; 0 when dead."""
+        source_pu = np.full(plant.n, self.world.source_voltage_pu)
+        before_pu = plant.inputs("voltage_pu")
+        if self.world.feeder is not None:
+            source_pu = np.where((before_pu > 0.0) & (plant.inputs("grid_good") != 0.0), before_pu, source_pu)
+        return np.where(good, source_pu, 0.0)
 
     def prices(self, now_ns: int) -> Prices:
         """Return the prices published at `now_ns`: real time now, day ahead for 24 hours."""

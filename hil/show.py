@@ -24,6 +24,7 @@ _STYLE: Final = {"held": "green", "broken": "bold red", "inconclusive": "yellow"
 _HELD_ROWS: Final = 5
 _BROKEN_ROWS: Final = 12
 _SENTENCES: Final = 3
+_OBSERVED: Final = 4
 _WIDTH_WITH_DEVICE: Final = 105
 
 
@@ -51,11 +52,24 @@ def print_run(world: World, run: Run, level: str, controller: str, *, everything
     told = sorted(pair for home in verdict.homes for pair in home.sentences[:1])
     for _, sentence in told[:_SENTENCES]:
         out.print(f"  {escape(sentence)}", soft_wrap=True)
+    _print_observations(out, verdict)
     out.print(f"{verdict.not_judged}", style="dim", soft_wrap=True)
     out.print(
         f"run {run.run_s:.2f} s, judging {run.judge_s:.2f} s; record in {escape(str(run.folder))}",
         soft_wrap=True,
     )
+
+
+def _print_observations(out: Console, verdict: Verdict) -> None:
+    """Print what the feeder and the meters went through, apart from the promises."""
+    found = verdict.observations.sentences(verdict.start_of_day_ns)
+    if not found:
+        return
+    out.print("Observed, without effect on the verdict:")
+    for sentence in found[:_OBSERVED]:
+        out.print(f"  {escape(sentence)}", soft_wrap=True)
+    if len(found) > _OBSERVED:
+        out.print(f"  and {len(found) - _OBSERVED} more in verdict.json")
 
 
 def _headline(verdict: Verdict) -> str:

@@ -23,6 +23,9 @@ Flags = NDArray[np.bool_]
 NEVER_NS: Final = 2**62
 """Later than any record."""
 
+NEVER_S: Final = 1e9
+"""Longer than any record."""
+
 _ENERGIES: Final = ("energy_wh", "energy_wh_low", "energy_wh_high")
 _POWERS: Final = (
     "power_w",
@@ -39,17 +42,21 @@ _POWERS: Final = (
 class Rows:
     """The truth about one home, all arrays of shape (rows,); row k covers ``(start_ns[k], t_ns[k]]``.
 
-    At its end: `closed`, the transfer switch is closed; `following`, the inverter also follows the grid;
-    `island`, it serves the panel alone; `overload`, it has tripped.  The other names are the record's.
+    At its end: `closed`, the transfer switch is closed onto the grid; `following`, the inverter also follows
+    it; `island`, the panel is served alone or in a community island; `overload`, the inverter has tripped;
+    `rejoin`, the home is dark for a moment before it closes.  `enterable`: the grid is good, and its voltage
+    within the range in which a device may return.  The other names are the record's.
     """
 
     start_ns: Times
     t_ns: Times
     grid_good: Flags
+    enterable: Flags
     closed: Flags
     following: Flags
     island: Flags
     overload: Flags
+    rejoin: Flags
     status: NDArray[Any]
     energy_wh: Floats
     energy_wh_low: Floats
@@ -68,7 +75,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """From the loss of the grid until the home's switch is closed again.
+    """From the loss of the grid, or the opening of the switch, until the switch is closed again.
 
     Attributes
     ----------
@@ -129,20 +136,28 @@ class Timeline:
         return clock_text(int(t_ns), self.start_of_day_ns)
 
 
-def rows_of(columns: Mapping[str, NDArray[Any]], status_names: list[str]) -> Rows:
+def rows_of(home: Home, columns: Mapping[str, NDArray[Any]], status_names: list[str]) -> Rows:
     """Return one home's rows from its columns of truth."""
     status = np.asarray(columns["status"])
+
+    def within(*names: str) -> Flags:
+        return np.isin(status, [status_names.index(name) for name in names])
+
+    good, voltage_pu = np.asarray(columns["grid_good"]) != 0, columns["voltage_pu"]
+    # Not known (records of version 1) counts as within.
+    outside = (voltage_pu < home.enter_voltage_pu_low) | (voltage_pu > home.enter_voltage_pu_high)
     floats = {name: columns[name].astype(np.float64) for name in (*_ENERGIES, *_POWERS)}
     t_ns = np.asarray(columns["t_ns"], dtype=np.int64)
-    following = status == status_names.index("on_grid")
     return Rows(
         start_ns=t_ns - columns["dt_ns"],
         t_ns=t_ns,
-        grid_good=np.asarray(columns["grid_good"]) != 0,
-        closed=following | (status == status_names.index("enter")),
-        following=following,
-        island=status == status_names.index("island"),
-        overload=status == status_names.index("overload"),
+        grid_good=good,
+        enterable=good & ~outside,
+        closed=within("on_grid", "enter"),
+        following=within("on_grid"),
+        island=within("island", "member"),
+        overload=within("overload"),
+        rejoin=within("rejoin"),
         status=status,
         **floats,
     )
@@ -221,7 +236,7 @@ def _starts_below(home: Home, rows: Rows) -> bool:
 
 def _outages(rows: Rows) -> list[tuple[int, int]]:
     """Return first and last row of each episode; a grid that returns and fails before reclosing is one."""
-    lost = np.flatnonzero(~rows.grid_good)
+    lost = np.flatnonzero(~rows.grid_good | ~rows.closed)  # a device may also trip on a grid that is there
     closed = np.flatnonzero(rows.grid_good & rows.closed)
     spans: list[tuple[int, int]] = []
     row = 0
@@ -237,15 +252,16 @@ def _outages(rows: Rows) -> list[tuple[int, int]]:
 def _act_ns(home: Home, rows: Rows, first: int, last: int, end: int) -> int:
     """Return when the device can act after an episode.
 
-    The grid must be good for the enter-service delay; an island waits for it with its switch open, a home
-    without a live bus recloses at once and waits in `enter`.  The record may show that it acted earlier,
-    never that it was allowed to act later.
+    The grid must be fit to return to for the enter-service delay; an island waits for it with its switch
+    open, synchronises, and may be dark for a moment; a home without a live bus recloses at once and waits in
+    `enter`.  The record may show that it acted earlier, never that it was allowed to act later.
     """
     if not rows.grid_good[last]:
         return NEVER_NS
-    lost = np.flatnonzero(~rows.grid_good[first : last + 1])
-    restored_ns = int(rows.t_ns[first + int(lost[-1])])
-    allowed_ns = restored_ns + home.enter_delay_ns
+    unfit = np.flatnonzero(~rows.enterable[first : last + 1])
+    # A device that tripped although the grid was fit counts from the row in which it opened.
+    restored_ns = int(rows.t_ns[first + int(unfit[-1])]) if len(unfit) else int(rows.t_ns[first])
+    allowed_ns = restored_ns + home.enter_delay_ns + home.return_ns
     if not rows.closed[last]:
         return allowed_ns
     allowed_ns = min(allowed_ns, int(rows.t_ns[last]))
@@ -253,7 +269,16 @@ def _act_ns(home: Home, rows: Rows, first: int, last: int, end: int) -> int:
         return allowed_ns
     following = np.flatnonzero(rows.following[last:end])
     seen_ns = int(rows.t_ns[last + int(following[0])]) if len(following) else NEVER_NS
-    return min(allowed_ns + home.enter_delay_ns, seen_ns)
+    return min(_waited_ns(home, rows, last, end, allowed_ns), seen_ns)
+
+
+def _waited_ns(home: Home, rows: Rows, last: int, end: int, since_ns: int) -> int:
+    """Return when the grid has been fit for the enter-service delay without a break; else `NEVER_NS`."""
+    unfit = np.flatnonzero(~rows.enterable[last:end])
+    begins_ns = np.concatenate([[since_ns], np.maximum(rows.t_ns[last + unfit], since_ns)])
+    breaks_ns = np.concatenate([rows.start_ns[last + unfit], [NEVER_NS]])
+    long = np.flatnonzero(breaks_ns - begins_ns >= home.enter_delay_ns)
+    return int(begins_ns[long[0]]) + home.enter_delay_ns
 
 
 def _recovery(
@@ -264,7 +289,8 @@ def _recovery(
         return Recovery(act_ns, NEVER_NS, NEVER_NS, shut, end, end)
     # Low, not mean: the row may begin before the device can act.
     missing_wh = home.reserve_wh - float(rows.energy_wh_low[first])
-    deadline_ns = act_ns + int(np.ceil(restore_s(home, missing_wh, ramp_s) * NS_PER_S))
+    needed_s = restore_s(home, missing_wh, ramp_s)
+    deadline_ns = act_ns + int(np.ceil(needed_s * NS_PER_S)) if needed_s < NEVER_S else NEVER_NS
     wait_ns = act_ns + round(home.recovery_s * NS_PER_S)
     return Recovery(act_ns, wait_ns, deadline_ns, shut, first, end)
 

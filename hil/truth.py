@@ -2,7 +2,8 @@
 
 A quiet device gets a row at each coarse instant (poll, change of load, edge of an event); a device that is
 not quiet gets one at every instant it is offered.  Means come from the plant's meters, extremes from its
-marks, so a long row loses nothing that the judge looks at.
+marks, so a long row loses nothing that the judge looks at.  Voltage and reactive power are those at its end.
+Where homes share a feeder, its loading gets a row at each coarse instant.
 
 Rule of this file: an instant is only copied; the arithmetic is done for many instants at once.
 """
@@ -14,7 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from ridethrough.emulator.fields import INPUT, STATE
-from ridethrough.emulator.plant import J_PER_WH, Plant
+from ridethrough.emulator.params import J_PER_WH
+from ridethrough.emulator.plant import Plant
 
 from .record import RecordWriter
 
@@ -30,11 +32,15 @@ _STATE: Final = (
     "power_w_high",
     "slew_w_per_s_high",
     "dead_import_w_high",
+    "reactive_var",
     *_METERS,
 )
-_INPUT: Final = ("grid_good", "load_w")
+_INPUT: Final = ("grid_good", "load_w", "voltage_pu")
+_STATE_AT: Final = [STATE.index(name) for name in _STATE]
+_INPUT_AT: Final = [INPUT.index(name) for name in _INPUT]
 _BUFFER_BYTES: Final = 16 * 2**20
 _INSTANTS_MAX: Final = 512
+_FEEDER: Final = ("transformer_va", "transformer_frac", "heat_frac", "branch_frac_max", "overload_s")
 
 
 class TruthLog:
@@ -50,10 +56,11 @@ class TruthLog:
         self._plant = plant
         self._writer = writer
         self._backup_frac = plant.params("backup_frac")
-        bytes_each = plant.state.nbytes + plant.input.nbytes
+        tiles, _, lanes = plant.state.shape
+        bytes_each = 8 * tiles * lanes * (len(_STATE) + len(_INPUT))
         size = max(2, min(_INSTANTS_MAX, _BUFFER_BYTES // bytes_each))
-        self._state = np.empty((size, *plant.state.shape))
-        self._input = np.empty((size, *plant.input.shape))
+        self._state = np.empty((size, tiles, len(_STATE), lanes))
+        self._input = np.empty((size, tiles, len(_INPUT), lanes))
         self._rows = np.empty((size, plant.n), dtype=np.bool_)
         self._t_ns = np.empty(size, dtype=np.int64)
         self._filled = 0
@@ -61,6 +68,7 @@ class TruthLog:
         self._last_j = {name: plant.states(name) for name in _METERS}
         self._status = plant.state[:, STATE.index("status"), :]
         self._grid_good = plant.input[:, INPUT.index("grid_good"), :]
+        self._feeder_rows: list[tuple[float, ...]] = []
 
     def unsettled(self) -> Mask:
         """Return the devices that are not simply following a good grid, shape (n,)."""
@@ -70,12 +78,16 @@ class TruthLog:
     def write(self, now_ns: int, rows: Mask | None = None) -> None:
         """Write one row for each device in `rows`, default all, over the time since its last one.
 
+        An instant of all devices is a coarse one, at which the feeder gets its row.
+
         Each instant may be written once, in order of time; the inputs must not have changed since the
         last row of a device that is written.
         """
         k = self._filled
-        self._state[k] = self._plant.state
-        self._input[k] = self._plant.input
+        np.take(self._plant.state, _STATE_AT, axis=1, out=self._state[k])
+        np.take(self._plant.input, _INPUT_AT, axis=1, out=self._input[k])
+        if rows is None:
+            self._note_feeder(now_ns)
         self._rows[k] = True if rows is None else rows
         self._t_ns[k] = now_ns
         self._filled = k + 1
@@ -85,6 +97,7 @@ class TruthLog:
 
     def flush(self) -> None:
         """Hand everything written so far to the record."""
+        self._flush_feeder()
         count = self._filled
         if count == 0:
             return
@@ -92,8 +105,8 @@ class TruthLog:
         # By device and then by time, so that a row's predecessor is its neighbour.
         rows = self._rows[:count].T
         device, k = np.nonzero(rows)
-        state = _columns(self._state[:count], _STATE, STATE, rows)
-        world = _columns(self._input[:count], _INPUT, INPUT, rows)
+        state = _columns(self._state[:count], _STATE, rows)
+        world = _columns(self._input[:count], _INPUT, rows)
         first = np.concatenate([[True], device[1:] != device[:-1]])
         last = np.concatenate([device[1:] != device[:-1], [True]])
         t_ns = self._t_ns[k]
@@ -124,25 +137,41 @@ class TruthLog:
             "load_w": world["load_w"],
             "backup_load_w": world["load_w"] * self._backup_frac[device],
             "backup_served_w": mean_w["backup_served_j"],
+            "voltage_pu": np.where(world["grid_good"] != 0.0, world["voltage_pu"], 0.0),
+            "reactive_var": state["reactive_var"],
         }
         order = np.argsort(k * self._plant.n + device)  # back to the order of time
         self._writer.append_truth({name: column[order] for name, column in columns.items()})
 
+    def _note_feeder(self, now_ns: int) -> None:
+        coupling = self._plant.coupling
+        feeder = None if coupling is None else coupling.feeder
+        if feeder is not None:
+            self._feeder_rows.append((now_ns, *(getattr(feeder, name) for name in _FEEDER)))
+
+    def _flush_feeder(self) -> None:
+        if self._feeder_rows:
+            t_ns, *columns = zip(*self._feeder_rows, strict=True)
+            self._feeder_rows = []
+            self._writer.append_feeder(
+                {
+                    "t_ns": np.array(t_ns, dtype=np.int64),
+                    **{name: np.array(column) for name, column in zip(_FEEDER, columns, strict=True)},
+                }
+            )
+
 
 def _columns(
-    instants: NDArray[np.float64], names: tuple[str, ...], fields: tuple[str, ...], rows: Mask
+    instants: NDArray[np.float64], names: tuple[str, ...], rows: Mask
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the chosen fields of plant arrays at many instants, only where `rows`, by device and then time.
+    """Return fields of many instants, only where `rows`, by device and then time.
 
     Parameters
     ----------
     instants : ndarray, shape (instants, tiles, fields, LANES)
     names : tuple of str
-        Of the fields wanted.
-    fields : tuple of str
-        Of the array's fields, in its order.
+        Of the fields.
     rows : Mask, shape (n, instants)
     """
-    chosen = instants[:, :, [fields.index(name) for name in names], :].transpose(2, 1, 3, 0)
-    flat = chosen.reshape(len(names), -1, len(instants))[:, : len(rows)]
+    flat = instants.transpose(2, 1, 3, 0).reshape(len(names), -1, len(instants))[:, : len(rows)]
     return {name: flat[f][rows] for f, name in enumerate(names)}

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ridethrough.controllers.contract import Commitments
+from ridethrough.emulator.community import Rules
 from ridethrough.emulator.errors import ScenarioError
+from ridethrough.emulator.feeder import Feeder
 from ridethrough.emulator.profile import DeviceProfile
 
 from .faults import Event
-from .files import load_device, resolve_path
+from .files import load_device, load_feeder, resolve_path
 from .scenario import (
     CommsSpec,
     ConstantPrice,
@@ -50,7 +52,7 @@ PRICE_STEP_NS = 15 * MINUTE_NS
 AHEAD_NS = DAY_NS
 """Day-ahead prices reach this far past the end, so that a controller sees ahead in the last hours too."""
 
-_FORMAT = b"ridethrough world 1\n"
+_FORMAT = b"ridethrough world 2\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,18 @@ class World:
     profiles : tuple of DeviceProfile, length n
     soc_frac, soh_frac, backup_frac : Floats, shape (n,)
         State of charge at the start, state of health, share of the load behind the backup panel [1].
+    load_var_per_w : Floats, shape (n,)
+        Reactive demand of the load [var/W].
+    ambient_c : Floats, shape (n,)
+        Around each battery [°C].
+    import_w_max, export_w_max : Floats, shape (n,)
+        Connection agreement at each meter; infinite without one [W].
+    feeder : Feeder or None
+        Joins the homes, in their order.
+    source_voltage_pu : float
+        Of the grid; behind it lies the feeder [pu].
+    community : Rules or None
+        Of the community island.
     commitments : Commitments
     load_w : Floats, shape (steps, n)
         Whole home; row k holds from ``k * load_step_ns`` [W].
@@ -119,6 +133,13 @@ class World:
     soc_frac: Floats
     soh_frac: Floats
     backup_frac: Floats
+    load_var_per_w: Floats
+    ambient_c: Floats
+    import_w_max: Floats
+    export_w_max: Floats
+    feeder: Feeder | None
+    source_voltage_pu: float
+    community: Rules | None
     commitments: Commitments
     load_w: Floats
     pv_w: Floats
@@ -150,6 +171,9 @@ class World:
             "times": [self.start_of_day_ns, self.duration_ns, self.window_from_ns, self.poll_ns],
             "steps": [self.load_step_ns, self.price_step_ns],
             "seed": self.seed,
+            "feeder": None if self.feeder is None else self.feeder.model_dump(mode="json"),
+            "source_voltage_pu": self.source_voltage_pu,
+            "community": None if self.community is None else asdict(self.community),
         }
         total = hashlib.sha256(_FORMAT)
         total.update(json.dumps(plain, sort_keys=True).encode())
@@ -196,8 +220,14 @@ class World:
         return _sealed(cut)
 
 
+_PER_DEVICE = (
+    *("soc_frac", "soh_frac", "backup_frac", "load_var_per_w", "ambient_c", "import_w_max", "export_w_max"),
+    *("load_w", "pv_w"),
+)
+
+
 def _arrays(world: World) -> Iterator[tuple[str, Floats]]:
-    for name in ("soc_frac", "soh_frac", "backup_frac", "load_w", "pv_w"):
+    for name in _PER_DEVICE:
         yield name, getattr(world, name)
     for name in ("hours_h", "load_w", "transfer_s", "recovery_s"):
         yield f"commitments.{name}", getattr(world.commitments, name)
@@ -232,6 +262,7 @@ def build_world(scenario: Scenario) -> World:
     load, pv = _load_and_pv(scenario, people)
     real_time, ahead, price_step_ns = _prices(scenario)
     begin_ns = start_of_day_ns(scenario.start)
+    feeder = _feeder(scenario, len(groups))
     world = World(
         scenario_name=scenario.name,
         document=scenario.to_dict(),
@@ -241,6 +272,13 @@ def build_world(scenario: Scenario) -> World:
         soc_frac=np.array([group.soc for group in groups]),
         soh_frac=np.array([group.soh for group in groups]),
         backup_frac=np.array([group.backup_share for group in groups]),
+        load_var_per_w=np.array([_load_var_per_w(group) for group in groups]),
+        ambient_c=np.array([group.ambient_c for group in groups]),
+        import_w_max=_limits(group.import_limit_w for group in groups),
+        export_w_max=_limits(group.export_limit_w for group in groups),
+        feeder=feeder,
+        source_voltage_pu=_source_voltage_pu(scenario, feeder),
+        community=_community(scenario, people, groups, profiles),
         commitments=Commitments(
             hours_h=np.array([promise.hours for promise in promises]),
             load_w=np.array([promise.load_w for promise in promises]),
@@ -261,6 +299,50 @@ def build_world(scenario: Scenario) -> World:
         poll_ns=scenario.comms.poll,
     )
     return _sealed(world)
+
+
+def _load_var_per_w(group: Group) -> float:
+    factor = group.load_power_factor
+    return math.sqrt(1.0 - factor * factor) / factor
+
+
+def _limits(limits_w: Iterable[float | None]) -> Floats:
+    return np.array([math.inf if limit_w is None else limit_w for limit_w in limits_w])
+
+
+def _feeder(scenario: Scenario, devices: int) -> Feeder | None:
+    """Return the feeder with one home per device, its source at the voltage of the scenario."""
+    if scenario.feeder is None:
+        return None
+    feeder = load_feeder(scenario.feeder, devices, scenario.folder)
+    if scenario.source_voltage_pu is None:
+        return feeder
+    return feeder.model_copy(update={"slack_pu": scenario.source_voltage_pu})
+
+
+def _source_voltage_pu(scenario: Scenario, feeder: Feeder | None) -> float:
+    if feeder is not None:
+        return feeder.slack_pu
+    return 1.0 if scenario.source_voltage_pu is None else scenario.source_voltage_pu
+
+
+def _community(
+    scenario: Scenario, people: Roster, groups: Sequence[Group], profiles: Sequence[DeviceProfile]
+) -> Rules | None:
+    spec = scenario.community
+    if spec is None:
+        return None
+    (master,) = people.rows(spec.master)
+    return Rules(
+        master=master,
+        contract=tuple(group.community for group in groups),
+        power_w_rated=tuple(profile.inverter.power_w_discharge_max for profile in profiles),
+        isochronous=spec.isochronous,
+        frequency_hz=float(profiles[master].face.frequency_hz),
+        join_s=spec.join / SECOND_NS,
+        stagger_s=spec.stagger / SECOND_NS,
+        retry_s=tuple(wait_ns / SECOND_NS for wait_ns in spec.retry),
+    )
 
 
 def _sealed(world: World) -> World:
@@ -382,50 +464,3 @@ def _series(
         return read_series(spec, columns, path, window, negative=isinstance(spec, PriceSeries))
     except ScenarioError as error:
         raise ScenarioError(f"{place}: {error}") from None
-
-
-def scenario_notes(scenario: Scenario) -> tuple[str, ...]:
-    """Return what a user should know about a valid scenario before they rely on it, one sentence each."""
-    notes = []
-    if scenario.feeder is not None:
-        notes.append("feeder.transformer_kva is recorded, but nothing limits or judges the feeder yet")
-    if isinstance(scenario.prices, PriceSeries) and scenario.prices.column_ahead is None:
-        notes.append("prices has no column_ahead: no day-ahead prices are published to the controller")
-    for number, group in enumerate(scenario.pool):
-        profile = load_device(group.device, scenario.folder)
-        notes += [f"pool[{number}]: {text}" for text in _promise_notes(group, profile)]
-    return tuple(notes)
-
-
-def _promise_notes(group: Group, profile: DeviceProfile) -> Iterator[str]:
-    promise, inverter = group.commitment, profile.inverter
-    if promise.load_w > inverter.power_w_discharge_max:
-        yield (
-            f"{promise.load_w:g} W is promised, but {group.device} gives at most "
-            f"{inverter.power_w_discharge_max:g} W"
-        )
-    if promise.transfer is not None and promise.transfer < profile.transfer_s:
-        taken_s = profile.transfer_s
-        yield f"transfer within {promise.transfer:g} s is promised, but {group.device} takes {taken_s:g} s"
-    reserve, capacity_wh = reserve_wh(group, profile), profile.battery.energy_wh * group.soh
-    if reserve > capacity_wh * profile.battery.soc_frac_max:
-        yield (
-            f"the promise needs {reserve:.0f} Wh at the start of an outage, but the battery holds "
-            f"{capacity_wh * profile.battery.soc_frac_max:.0f} Wh"
-        )
-    elif reserve > capacity_wh * group.soc:
-        yield f"the run starts below the reserve: {capacity_wh * group.soc:.0f} Wh of {reserve:.0f} Wh"
-
-
-def reserve_wh(group: Group, profile: DeviceProfile) -> float:
-    """Return the energy a promise needs at the start of an outage, by the bound of properties 3.2 [Wh].
-
-    Notes
-    -----
-    For advice to users; the judge has its own formula.
-    """
-    inverter, promise = profile.inverter, group.commitment
-    load_w = min(promise.load_w, inverter.power_w_discharge_max)
-    loss_frac = (inverter.loss_a_w + inverter.loss_b_w) / inverter.power_w_discharge_max
-    drain_w = load_w * (1.0 + loss_frac) + inverter.loss_c_w + inverter.standby_w
-    return profile.battery.soc_frac_min * profile.battery.energy_wh * group.soh + drain_w * promise.hours

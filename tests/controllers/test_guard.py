@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ridethrough.controllers.contract import Commands, Pool, Prices, Telemetry
 from ridethrough.controllers.guard import ACTUATION_S, Guard, reserve_wh
 from ridethrough.controllers.reserve import Reserve
-from ridethrough.emulator.plant import J_PER_WH, Plant
+from ridethrough.emulator.fields import STATE
+from ridethrough.emulator.params import J_PER_WH
+from ridethrough.emulator.plant import Plant
 from ridethrough.hil.assembly import make_header, make_plant, make_pool
 from ridethrough.hil.files import profile_names, scenario_from_dict
 from ridethrough.hil.promise import home_of
@@ -43,7 +45,7 @@ def test_the_reserve_is_what_the_judge_asks_for(device: str) -> None:
     world = world_of(device, soh=0.87)
     plant = make_plant(world)
     pool = make_pool(world, plant)
-    header = make_header(world, pool, level="mil", controller="reserve", speed=None)
+    header = make_header(world, pool, plant, level="mil", controller="reserve", speed=None)
     home = home_of({**header["devices"][0], "reserve_writes_per_day_max": 50})
     assert reserve_wh(pool.capabilities, pool.commitments)[0] == pytest.approx(home.reserve_wh, rel=1e-12)
 
@@ -129,3 +131,38 @@ def test_the_reserve_setting_is_written_seldom() -> None:
         commands: Commands = controller.decide(now_ns, telemetry(0.9 - 1e-4 * (minute % 7), now_ns))
         written += int(np.isfinite(commands.reserve_soc_frac[0]))
     assert 24 <= written <= 30
+
+
+def test_an_estimate_proves_no_more_than_its_error_allows() -> None:
+    world = world_of("home-10kwh-4kw-ups")
+    pool = make_pool(world, make_plant(world))
+    device = pool.capabilities
+    assert device.soc_frac_error_max[0] == 0.05
+    guard = Guard(pool, 180.0)
+    guard.observe(0, telemetry(0.9, 0))
+    assert guard.energy_wh_low[0] == pytest.approx(0.85 * device.energy_wh[0])
+    # The device holds its estimate at the register, so the truth stays above the reserve.
+    assert (guard.register_frac[0] - 0.05) * device.energy_wh[0] >= guard.reserve_wh[0]
+
+
+@pytest.mark.parametrize("error", [-0.05, 0.0, 0.05])
+def test_no_grant_reaches_below_the_reserve_however_wrong_the_estimate(error: float) -> None:
+    """The plant's own battery, its estimate off by as much as the contract admits."""
+    world = world_of("home-10kwh-4kw-retry", soc=0.6)
+    plant = make_plant(world)
+    plant.state[:, STATE.index("soc_error_frac"), :] = error
+    pool = make_pool(world, plant)
+    guard = Guard(pool, 180.0)
+    nothing = np.full(1, np.nan)
+    for minute in range(90):
+        now_ns = minute * 60 * 10**9
+        shown = float(plant.states("energy_j")[0] / plant.params("capacity_j")[0])
+        shown += float(plant.states("soc_error_frac")[0])
+        guard.observe(now_ns, telemetry(float(np.floor(shown * 1e3) / 1e3), now_ns))
+        commands = guard.commands(pool.capabilities.power_w_discharge_max.copy())
+        given = ~np.isnan(commands.power_w)
+        ticks = np.where(given, 9000, 0).astype(np.int64)
+        plant.command(np.ones(1, dtype=np.bool_), commands.power_w, ticks, nothing)
+        plant.advance(60 * 50)
+        assert plant.states("energy_j")[0] / J_PER_WH >= guard.reserve_wh[0]
+    assert plant.states("discharge_j")[0] / J_PER_WH > 500.0

@@ -26,20 +26,34 @@ def device(name: str = "home-01", **changes: Any) -> dict[str, Any]:
         "energy_wh": 10_000.0,
         "soc_frac_min": 0.1,
         "soc_frac_max": 1.0,
+        "soc_frac_floor": changes.get("soc_frac_min", 0.1),
         "soc_frac_step": 0.001,
+        "soc_frac_error_max": 0.0,
         "power_w_discharge_max": 5000.0,
         "power_w_charge_max": 5000.0,
+        "power_w_discharge_sure": 5000.0,
+        "power_w_charge_sure": 5000.0,
         "power_w_surge": 7000.0,
         "power_w_nominal": 5000.0,
         "loss_a_w": 100.0,
         "loss_b_w": 100.0,
         "loss_c_w": 20.0,
         "standby_w": 10.0,
+        "ohm_per_w_max": 0.0,
+        "self_discharge_frac_per_h": 0.0,
+        "taper_soc_frac": 1.0,
+        "taper_frac_min": 1.0,
         "ramp_w_per_s": 5000.0,
         "transfer_s": commitment["transfer_s"],
         "enter_delay_s": 300.0,
         "enter_ramp_s": 300.0,
+        "enter_voltage_pu_low": 0.917,
+        "enter_voltage_pu_high": 1.05,
+        "sync_s": 0.0,
+        "break_s": 0.0,
         "restart_s": 60.0,
+        "restart_growth": 1.0,
+        "restart_s_max": changes.get("restart_s", 60.0),
         "revert_state": "idle",
         "has_reserve": False,
         "reserve_writes_per_day_max": 50,
@@ -61,6 +75,7 @@ def header(devices: Sequence[Mapping[str, Any]], duration_s: float, **changes: A
             "status_names": list(STATUS_NAMES),
             "devices": list(devices),
             "events": [],
+            "feeder": changes.pop("feeder_facts", None),
             **changes,
         }
     )
@@ -104,6 +119,7 @@ class Walk:
         for before, after in zip(energies[:-1].tolist(), energies[1:].tolist(), strict=True):
             self.t_s += dt_s
             row = dict.fromkeys(TABLES["truth"], 0.0)
+            row |= {"voltage_pu": float(good)}
             row |= {"t_ns": round(self.t_s * NS), "dt_ns": round(dt_s * NS), "grid_good": float(good)}
             row |= {
                 "energy_wh": after,
@@ -131,6 +147,7 @@ def record(
     devices: Sequence[Mapping[str, Any]] | None = None,
     *,
     commands: Sequence[Mapping[str, float]] = (),
+    feeder: Sequence[Mapping[str, float]] = (),
     end: Mapping[str, Any] | None = None,
     finished: bool = True,
     **changes: Any,
@@ -155,6 +172,7 @@ def record(
         truth=_columns("truth", rows),
         commands=_columns("commands", [{**nothing, **command} for command in commands]),
         telemetry=_columns("telemetry", []),
+        feeder=_columns("feeder", feeder),
         end=ended if finished else None,
     )
 

@@ -100,9 +100,13 @@ def test_five_mistakes_are_five_lines(tmp_path: Path) -> None:
 
 
 def test_validate_says_what_is_fine_and_what_is_not_judged(tmp_path: Path) -> None:
-    done = ridethrough("validate", "pilot", "one-home", cwd=tmp_path)
+    pilot = Path(__file__).parents[2] / "fixtures" / "scenarios" / "pilot.yaml"
+    small = pilot.read_text("utf-8").replace("transformer_kva: 630", "transformer_kva: 250")
+    (tmp_path / "small.yaml").write_text(small, "utf-8")
+    done = ridethrough("validate", "pilot", "small.yaml", cwd=tmp_path)
     assert "pilot: fine" in done.stdout
-    assert "pilot: note: feeder" in done.stdout
+    assert "pilot: note" not in done.stdout
+    assert "small.yaml: note: feeder: all devices together charge with up to 425 kW" in done.stdout
 
 
 def test_lists_name_everything_bundled(tmp_path: Path) -> None:
@@ -110,7 +114,22 @@ def test_lists_name_everything_bundled(tmp_path: Path) -> None:
     assert {"home-13kwh-5kw", "municipal-500kwh-250kw"} <= set(facts["devices"])
     assert set(facts["controllers"]) == {"hold", "greedy", "reserve"}
     assert {"grid.outage", "comms.partition", "telemetry.frozen"} <= set(facts["faults"])
-    assert "pilot" in facts["scenarios"]
+    assert {"pilot", "street"} <= set(facts["scenarios"])
+    assert {"rural-13", "semiurban-41", "us-split-8"} <= set(facts["feeders"])
+
+
+def test_what_a_feeder_went_through_is_told_beside_the_verdict(tmp_path: Path) -> None:
+    out = ("--from", "13:00", "--for", "1h", "--out", "record")
+    done = ridethrough("run", "street", *out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout[done.stdout.index("Observed, without effect on the verdict:") :].splitlines()
+    assert told[1].startswith("  us-split-8: transformer of 50 kVA at most ")
+    assert told[2].startswith("  home-0")
+    assert "export limit of 5.0 kW exceeded by up to" in told[2]
+    kept = json.loads((tmp_path / "record" / "verdict.json").read_text())
+    assert kept["outcome"] == "held"
+    assert kept["observations"]["feeder"]["rating_va"] == 50_000.0
+    assert len(kept["observations"]["connection_agreements"]) >= 1
 
 
 def test_a_controller_of_ones_own_is_found_in_the_folder(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_five_mistakes_come_in_one_error_with_their_lines() -> None:
             "'home-04'",
         ),
         (
-            "comms, description",
+            "comms, community",
             "home-13kwh-5kw",
             "a duration such as 90s",
             "from 06:00:00 to 08:00:00",
@@ -273,7 +273,8 @@ def test_the_same_mistakes_in_plain_data_are_told_without_lines() -> None:
     assert str(caught.value).splitlines() == [
         "scenario: pool: found an empty list; allowed a list with at least one entry",
         "scenario: sede: found unknown key 'sede' (did you mean 'seed'?); "
-        "allowed comms, description, duration, events, feeder, name, pool, prices, seed, start, time_zone",
+        "allowed comms, community, description, duration, events, feeder, name, pool, prices, seed, "
+        "source_voltage_pu, start, time_zone",
     ]
 
 
@@ -285,7 +286,7 @@ def test_bundled_names_load_and_unknown_ones_are_told_the_known() -> None:
         assert files.load_profile(name).profile == name
     with pytest.raises(ScenarioError, match=r"found scenario 'pilt' \(did you mean 'pilot'\?\); allowed one"):
         files.load_scenario("pilt")
-    with pytest.raises(ScenarioError, match=r"did you mean 'home-13kwh-5kw'\?\); allowed home-10kwh-4kw, "):
+    with pytest.raises(ScenarioError, match=r"mean 'home-13kwh-5kw'\?\); allowed home-10kwh-10kw-three"):
         files.load_profile("home-13kwh")
 
 

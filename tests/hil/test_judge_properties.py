@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,21 @@ losses = st.fixed_dictionaries(
 )
 
 
+rich_losses = st.fixed_dictionaries(
+    {
+        "loss_a_w": st.floats(0, 300),
+        "loss_b_w": st.floats(0, 300),
+        "loss_c_w": st.floats(0, 60),
+        "standby_w": st.floats(0, 40),
+        "power_w_nominal": st.floats(3000, 8000),
+        "ohm_per_w_max": st.floats(0, 1e-5),
+        "self_discharge_frac_per_h": st.floats(0, 1e-3),
+        "soc_frac_floor": st.floats(0.1, 0.3),
+    }
+)
+"""The same with cells that warm and leak."""
+
+
 def loss_w(facts: dict[str, Any], power_w: float) -> float:
     """The inverter's loss, written down a second time."""
     share = power_w / facts["power_w_nominal"]
@@ -55,6 +71,44 @@ def test_no_load_within_the_promise_drains_more_than_the_reserve(
         lost_w = loss_w(facts, power_w) if power_w > 0.0 else 0.0
         drained_wh += (power_w + lost_w + facts["standby_w"]) * step_h
     assert drained_wh <= (home.reserve_wh - home.energy_wh_min - home.energy_wh_step) * (1 + 1e-12)
+
+
+@few
+@given(
+    rich_losses, st.floats(0.5, 12), st.floats(50, 8000), st.lists(st.floats(0, 1), min_size=1, max_size=40)
+)
+def test_a_reserve_outlasts_any_load_within_the_promise(
+    facts: dict[str, Any], hours_h: float, load_w: float, shape: list[float]
+) -> None:
+    """The same by small steps, with resistance and self-discharge, down to the floor."""
+    home = home_of(device(hours_h=hours_h, load_w=load_w, **facts))
+    energy_wh, saved_wh, step_h = home.reserve_wh, 0.0, hours_h / 400
+    for k in range(400):
+        saved_wh += min(load_w, 5000.0) * step_h
+        power_w = min(5000.0 * shape[k * len(shape) // 400], saved_wh / step_h)
+        saved_wh -= power_w * step_h
+        battery_w = power_w + (loss_w(facts, power_w) if power_w > 0.0 else 0.0) + facts["standby_w"]
+        leak_w = facts["self_discharge_frac_per_h"] * energy_wh
+        energy_wh -= (battery_w + facts["ohm_per_w_max"] * battery_w * battery_w + leak_w) * step_h
+    assert energy_wh >= facts["soc_frac_floor"] * 10_000.0
+
+
+@few
+@given(rich_losses, st.floats(0.5, 12), st.floats(50, 5000))
+def test_a_reserve_of_cells_that_warm_is_met_by_full_power(
+    facts: dict[str, Any], hours_h: float, load_w: float
+) -> None:
+    """A burst at full power first: the bound is off by the idling converter after it, and by the leak."""
+    facts = {**facts, "self_discharge_frac_per_h": 0.0}
+    home = home_of(device(hours_h=hours_h, load_w=load_w, **facts))
+    full_h = load_w * hours_h / 5000.0
+
+    def cells_w(battery_w: float) -> float:
+        return battery_w * (1.0 + float(facts["ohm_per_w_max"]) * battery_w)
+
+    drained_wh = cells_w(5000.0 + loss_w(facts, 5000.0) + facts["standby_w"]) * full_h
+    drained_wh += cells_w(facts["loss_c_w"] + facts["standby_w"]) * (hours_h - full_h)
+    assert home.reserve_wh - home.energy_wh_floor - home.energy_wh_step == pytest.approx(drained_wh, rel=1e-9)
 
 
 @few
@@ -111,6 +165,52 @@ def test_more_energy_is_never_due_later(
     home = home_of(device(recovery_s=wait_s, **facts))
     assert restore_s(home, missing_wh - more_wh, ramp_s) <= restore_s(home, missing_wh, ramp_s) + 1e-6
     assert restore_s(home, missing_wh, ramp_s) >= wait_s
+
+
+def charged_after_s(facts: dict[str, Any], from_wh: float, to_wh: float, ramp_s: float) -> float:
+    """Charging at once, with the taper, resistance and leak of `facts`, by small steps."""
+    step_s, t_s, energy_wh = 0.5, 0.0, from_wh
+    while energy_wh < to_wh:
+        held = 1.0 - (1.0 - facts["taper_frac_min"]) * max(energy_wh / 1e4 - facts["taper_soc_frac"], 0.0) / (
+            1.0 - facts["taper_soc_frac"]
+        )
+        power_w = 5000.0 * held * (min((t_s + 0.5 * step_s) / ramp_s, 1.0) if ramp_s else 1.0)
+        battery_w = max(power_w - loss_w(facts, power_w), 0.0) - facts["standby_w"]
+        leak_w = facts["self_discharge_frac_per_h"] * energy_wh
+        energy_wh += (battery_w - facts["ohm_per_w_max"] * battery_w**2 - leak_w) * step_s / 3600.0
+        t_s += step_s
+    return t_s
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rich_losses,
+    st.floats(0.7, 0.97),
+    st.floats(0.1, 0.6),
+    st.floats(0.3, 0.95),
+    st.floats(1, 900),
+    st.sampled_from([0.0, 300.0]),
+)
+def test_a_tapered_course_is_due_after_it_is_over_and_not_long_after(
+    facts: dict[str, Any], taper: float, least: float, reserve: float, missing_wh: float, ramp_s: float
+) -> None:
+    facts = {**facts, "taper_soc_frac": taper, "taper_frac_min": least, "loss_c_w": facts["loss_c_w"] / 2}
+    given_facts = {**facts, "soc_frac_floor": reserve}
+    home = home_of(device(recovery_s=0.0, hours_h=0.0, **given_facts))
+    wanted_wh = home.reserve_wh
+    due_s = restore_s(home, missing_wh, ramp_s)
+    took_s = charged_after_s(facts, wanted_wh - missing_wh, wanted_wh, ramp_s)
+    assert took_s <= due_s + 1.0
+    # The ramp counts the taper at the reserve; a leak counts as that of a full battery, a minute ahead.
+    assert due_s <= 1.1 * took_s + (1.0 - least) * ramp_s + 60.0
+
+
+def test_a_reserve_the_cells_never_reach_is_never_due() -> None:
+    """At a tenth of 5 kW the converter's 620 W are lost; half a promise further down it could be done."""
+    facts: dict[str, Any] = {"loss_c_w": 620.0, "taper_soc_frac": 0.5, "taper_frac_min": 0.1, "hours_h": 0.0}
+    assert restore_s(home_of(device(soc_frac_floor=0.99, **facts)), 100.0, 300.0) == math.inf
+    assert restore_s(home_of(device(soc_frac_floor=0.6, **facts)), 100.0, 300.0) < 3600.0
+    assert restore_s(home_of(device(power_w_charge_sure=0.0)), 100.0, 0.0) == math.inf
 
 
 # A battery that does what it can.
@@ -225,7 +325,10 @@ def test_relabelling_homes_permutes_the_verdict(plans: list[Any], rng: Any) -> N
 @given(st.lists(stretch, min_size=1, max_size=8), st.sampled_from([0.5, 2.0, 64.0]))
 def test_a_larger_home_is_judged_alike(plan: list[Any], scale: float) -> None:
     """Scaled by a power of two the arithmetic is exact; only the tolerances in watts do not scale."""
-    sizes = ("energy_wh", "power_w_discharge_max", "power_w_charge_max", "power_w_surge", "power_w_nominal")
+    sizes = (
+        *("energy_wh", "power_w_discharge_max", "power_w_charge_max", "power_w_surge", "power_w_nominal"),
+        *("power_w_discharge_sure", "power_w_charge_sure"),
+    )
     facts = device()
     changes = {key: facts[key] * scale for key in (*sizes, "loss_a_w", "loss_b_w", "loss_c_w", "standby_w")}
     large = judge(record([walked(plan, scale)], [device(load_w=1000.0 * scale, **changes)]))
@@ -242,7 +345,7 @@ def test_a_larger_home_is_judged_alike(plan: list[Any], scale: float) -> None:
 def test_the_judge_imports_nothing_of_the_bench() -> None:
     """Properties.md 1.1, 10: the checker shares no code with the simulator."""
     folder = Path(judge_module.__file__).parent
-    own = {"judge", "invariants", "findings", "timeline", "promise", "header"}
+    own = {"judge", "invariants", "findings", "timeline", "promise", "header", "loading"}
     seen = set()
     for name in own:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):

@@ -150,3 +150,98 @@ def test_an_interrupted_run_keeps_what_happened(tmp_path: Path) -> None:
     assert record.end["reason"] == "interrupted"
     assert record.truth["t_ns"].max() == 20 * MINUTE_NS
     assert judge(record).outcome == "inconclusive"
+
+
+def group(device: str, **changes: Any) -> dict[str, Any]:
+    promise = {"hours": 1, "load_w": 300}
+    return {"device": device, "commitment": promise, "load": "synthetic-home", **changes}
+
+
+def test_telemetry_is_the_device_s_estimate_and_truth_is_the_truth(tmp_path: Path) -> None:
+    """home-10kwh-4kw-ups thinks it has 2 % more than it has, and never more than all."""
+    pool = [group("home-10kwh-4kw-ups", soc=0.5), group("home-10kwh-4kw-ups", soc=0.989)]
+    record = recorded(tmp_path / "r", document(pool=pool, duration="10min"), "greedy")
+    energy_wh = record.header["devices"][0]["energy_wh"]
+    for device, low, high in ((0, 0.0195, 0.0205), (1, 0.0105, 0.0205)):
+        mine = record.telemetry["device"] == device
+        first = record.telemetry["soc_frac"][mine][0]
+        truth = record.truth["energy_wh"][record.truth["device"] == device][0] / energy_wh
+        assert low <= first - truth <= high
+        assert first <= 1.0
+
+
+def test_a_feeder_is_recorded_at_coarse_instants_and_told(tmp_path: Path) -> None:
+    """Three homes with 2.3 kW each to charge, behind a transformer for one of them."""
+    pool = [group("home-9kwh-4kw", count=3, soc=0.2, commitment={"hours": 4, "load_w": 900})]
+    source = document(pool=pool, duration="40min", feeder={"transformer_kva": 4}, source_voltage_pu=1.0)
+    record = recorded(tmp_path / "r", source, "hold")
+    assert (np.diff(record.feeder["t_ns"]) <= 10 * 10**9).all()
+    assert record.feeder["t_ns"][-1] == 40 * MINUTE_NS
+    assert (np.diff(record.feeder["overload_s"]) >= 0.0).all()
+    last = record.truth["t_ns"] == 40 * MINUTE_NS
+    # What flows through the transformer is what the homes took in the second before.
+    assert record.feeder["transformer_va"][-1] == pytest.approx(
+        record.truth["import_w"][last].sum(), rel=0.02
+    )
+    assert (record.truth["voltage_pu"][last] < 1.0).all()
+    told = judge(record).observations
+    assert told.feeder is not None
+    assert told.feeder.load.value == record.feeder["transformer_frac"].max() > 1.2
+    assert 600.0 < told.feeder.much_s <= told.feeder.overload_s <= 2400.0
+    assert told.feeder.heat.value > 0.0
+
+
+def test_a_home_on_a_long_feeder_sees_a_lower_voltage_than_one_at_its_begin(tmp_path: Path) -> None:
+    source = document(pool=[group("home-10kwh-5kw-break", count=41)], duration="2min", feeder="semiurban-41")
+    truth = recorded(tmp_path / "r", source, "hold").truth
+    last = truth["t_ns"] == 2 * MINUTE_NS
+    by_home = truth["voltage_pu"][last][np.argsort(truth["device"][last])]
+    assert by_home[0] > by_home[6] > 0.95
+
+
+def test_without_a_feeder_voltage_is_the_source_s_and_none_in_an_outage(tmp_path: Path) -> None:
+    source = document(event("grid.outage", "16:10", "5min"), duration="20min", source_voltage_pu=1.02)
+    record = recorded(tmp_path / "r", source)
+    good = record.truth["grid_good"] != 0
+    assert set(record.truth["voltage_pu"][good]) == {np.float32(1.02)}
+    assert set(record.truth["voltage_pu"][~good]) == {0.0}
+    assert len(record.feeder["t_ns"]) == 0
+    assert judge(record).observations.feeder is None
+
+
+def test_an_agreement_that_is_broken_is_told(tmp_path: Path) -> None:
+    pool = [group("home-13kwh-5kw", export_limit_w=2000), group("home-13kwh-5kw")]
+    source = document(pool=pool, prices="synthetic-ercot-tight", duration="4h")
+    record = recorded(tmp_path / "r", source, "greedy")
+    (excess,) = judge(record).observations.excesses
+    assert (excess.home, excess.kind, excess.limit_w) == ("home-01", "export", 2000.0)
+    assert 500.0 < excess.excess.value <= 3000.0
+    assert record.header["devices"][1]["export_w_max"] is None
+
+
+def test_a_random_enter_delay_is_drawn_once_and_known_to_the_judge(tmp_path: Path) -> None:
+    pool = [group("home-9kwh-5kw-grid-only", count=3)]
+    delays = [
+        [entry["enter_delay_s"] for entry in recorded(tmp_path / name, source, "hold").header["devices"]]
+        for name, source in (
+            ("a", document(pool=pool, duration="1min")),
+            ("b", document(pool=pool, duration="2min")),
+        )
+    ]
+    assert delays[0] == delays[1]
+    assert len(set(delays[0])) == 3
+    assert all(300.0 <= delay_s <= 600.0 for delay_s in delays[0])
+
+
+def test_a_community_island_serves_its_members(tmp_path: Path) -> None:
+    hall = group("municipal-500kwh-250kw", name="hall", load="municipal-shelter")
+    pool = [group("home-13kwh-5kw", count=2, community="served", soc=0.9), hall]
+    source = document(
+        event("grid.outage", "16:10", "20min"), pool=pool, duration="50min", community={"master": "hall"}
+    )
+    record = recorded(tmp_path / "r", source, "hold")
+    member = record.header["status_names"].index("member")
+    mine = (record.truth["status"] == member) & (record.truth["device"] < 2)
+    assert set(record.truth["device"][mine]) == {0, 1}
+    verdict = judge(record)
+    assert verdict.outcome == "held", verdict.first_breach

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from ridethrough.emulator.errors import InvariantError, ScenarioError
-from ridethrough.hil.header import HEADER_KEYS, clock_text, completed, header_faults
+from ridethrough.hil.header import HEADER_KEYS, STATUS_NAMES, clock_text, completed, header_faults
 from ridethrough.hil.record import TABLES, PartInfo, RecordWriter, describe_folder, read_record, write_verdict
+from ridethrough.hil.record_tables import UNKNOWN_TO_1
 
 from tests.hil.battery import HEADER, block, device
 
@@ -263,7 +264,9 @@ def test_every_damage_is_named(finished: Path) -> None:
     damaged(run, None, "not a record: run.json is missing; found other files")
     damaged(run, b"{", "run.json: damaged: not JSON")
     damaged(run, b"[]", "run.json: damaged: found list")
-    damaged(run, sound[run].replace(b'"format_version": 1', b'"format_version": 9'), "found 9; .* reads 1")
+    version = b'"format_version": 2'
+    damaged(run, sound[run].replace(version, b'"format_version": 9'), "found 9; .* reads 1, 2")
+    damaged(run, sound[run].replace(version, b'"format_version": true'), "found True; .* reads 1, 2")
     damaged(run, sound[run].replace(b'"seed": 1', b'"seed": "one"'), "seed: found 'one'; allowed is int")
     damaged(end, b"{}", "end.json: damaged")
     damaged(end, sound[end].replace(b'"truth": 3', b'"truth": 4'), "truth-00004.parquet is missing")
@@ -295,6 +298,52 @@ def test_a_flipped_bit_is_found_or_does_no_harm(
         assert_equal(found, block("truth", 0, 300))
 
 
+def test_a_record_of_version_1_reads_with_what_it_did_not_hold_unknown(tmp_path: Path) -> None:
+    """Its header knew a simpler battery, its truth no voltage, and it had no table of the feeder."""
+    folder = tmp_path / "old"
+    writer = RecordWriter(folder, HEADER, part_rows=10)
+    writer.append_truth(block("truth", 0, 25))
+    writer.append_commands(block("commands", 0, 5))
+    writer.close("completed")
+    new = read_record(folder)
+    _make_version_1(folder)
+    old = read_record(folder)
+    for name in set(TABLES["truth"]) - UNKNOWN_TO_1["truth"]:
+        np.testing.assert_array_equal(old.truth[name], new.truth[name])
+    assert all(np.isnan(old.truth[name]).all() for name in UNKNOWN_TO_1["truth"])
+    assert_equal(old.commands, new.commands)
+    assert len(old.feeder["t_ns"]) == 0
+    assert old.header["status_names"] == list(STATUS_NAMES)
+    for found, wanted in zip(old.header["devices"], new.header["devices"], strict=True):
+        assert found == wanted | {"enter_voltage_pu_low": 0.0, "enter_voltage_pu_high": 10.0}
+    run = json.loads((folder / "run.json").read_text())
+    run["devices"][0]["loss_a_w"] = -1
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ScenarioError, match=r"devices\[0\].loss_a_w: found -1"):
+        read_record(folder)
+
+
+def _make_version_1(folder: Path) -> None:
+    """Take from a record what version 1 did not have."""
+    run = json.loads((folder / "run.json").read_text())
+    known = set(device()) - {
+        *("soc_frac_floor", "soc_frac_error_max", "power_w_discharge_sure", "power_w_charge_sure"),
+        *("ohm_per_w_max", "self_discharge_frac_per_h", "taper_soc_frac", "taper_frac_min"),
+        *("enter_voltage_pu_low", "enter_voltage_pu_high", "sync_s", "break_s"),
+        *("restart_growth", "restart_s_max"),
+    }
+    run["format_version"] = 1
+    run["status_names"] = run["status_names"][:6]
+    run["devices"] = [{key: entry[key] for key in known} for entry in run["devices"]]
+    del run["feeder"]
+    (folder / "run.json").write_text(json.dumps(run))
+    end = json.loads((folder / "end.json").read_text())
+    del end["rows"]["feeder"], end["parts"]["feeder"]
+    (folder / "end.json").write_text(json.dumps(end))
+    for part in folder.glob("truth-*.parquet"):
+        pd.read_parquet(part).drop(columns=list(UNKNOWN_TO_1["truth"])).to_parquet(part, index=False)
+
+
 # The header.
 
 
@@ -318,6 +367,11 @@ def test_a_header_without_a_key_is_our_bug(tmp_path: Path, key: str) -> None:
         ({"devices": [device(energy_wh=0)]}, "energy_wh: found 0; allowed is more than 0"),
         ({"devices": [device(hours_h=-1)]}, "commitment.hours_h: found -1"),
         ({"devices": [device(loss_c_w=5000.0)]}, "can never charge"),
+        ({"devices": [device(export_w_max=-1.0)]}, r"devices\[0\].export_w_max: found -1.0"),
+        ({"devices": [device(ohm_per_w_max=-1.0)]}, "ohm_per_w_max: found -1.0"),
+        ({"feeder": 3}, "feeder: found int; allowed is an object"),
+        ({"feeder": {"name": "x"}}, "feeder.rating_va: found nothing"),
+        ({"feeder": {"name": "x", "rating_va": 0}}, "feeder.rating_va: found 0; allowed is more than 0"),
         ({"events": [{"number": 1}]}, r"events\[0\].fault: found nothing"),
         ({"events": [3]}, r"events\[0\]: found int"),
         (
@@ -355,7 +409,7 @@ def test_wrong_rows_are_our_bug(tmp_path: Path) -> None:
     with pytest.raises(InvariantError, match="the record is closed"):
         writer.append_truth(rows)
     end = json.loads((tmp_path / "end.json").read_text())
-    assert end["rows"] == {"truth": 4, "commands": 0, "telemetry": 0}
+    assert end["rows"] == {"truth": 4, "commands": 0, "telemetry": 0, "feeder": 0}
     assert (end["reason"], end["detail"], end["bench_fault"]) == (
         "controller failed",
         "ValueError: no",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ridethrough.emulator.errors import ScenarioError
 from ridethrough.hil.files import load_scenario, scenario_from_dict, scenario_names
@@ -55,6 +55,10 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
                 "recovery": draw(durations),
             },
             "pv": draw(st.sampled_from([None, {"w_peak": "5kW", "share": "50%"}, {"w_peak": 1.5}])),
+            "load_power_factor": draw(st.sampled_from([1, "90%", 0.5])),
+            "ambient_c": draw(st.floats(-40, 60)),
+            "import_limit_w": draw(st.sampled_from([None, 0, "17kW"])),
+            "export_limit_w": draw(st.sampled_from([None, 4600])),
         }
         for count in counts
     ]
@@ -84,6 +88,8 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
         seed=draw(st.integers(0, 2**53 - 1)),
         start=instant_text(start * MINUTE_NS)[:5],
         duration=f"{minutes}min",
+        feeder=draw(st.sampled_from([None, "semiurban-41", {"transformer_kva": 100}])),
+        source_voltage_pu=draw(st.sampled_from([None, 0.95, 1.1])),
         prices=draw(st.sampled_from(["synthetic-ercot", "synthetic-ercot-tight", {"constant": 30}])),
         comms={
             "poll": duration_text(draw(st.integers(1, 180_000)) * 20_000_000),
@@ -95,6 +101,7 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
+@settings(deadline=None)
 @given(scenarios())
 def test_a_scenario_written_out_reads_back_the_same(data: dict[str, Any]) -> None:
     scenario = scenario_from_dict(data)
@@ -190,6 +197,50 @@ def test_bundled_scenarios_have_no_unknown_to_the_schema() -> None:
         ({"prices": "ercot"}, "prices: found 'ercot'"),
         ({"prices": {"constant": "30"}}, "prices.constant: found '30'; allowed a number"),
         ({"feeder": {"transformer_kva": 0}}, "feeder.transformer_kva: found 0; allowed a number above 0"),
+        ({"feeder": "semiurban"}, "feeder: found feeder 'semiurban' (did you mean 'semiurban-41'?); allo"),
+        ({"feeder": ""}, "feeder: found ''; allowed"),
+        ({"feeder": 250}, "feeder: found 250; allowed"),
+        (
+            {"feeder": "us-split-8", "pool": [GROUP | {"count": 9}]},
+            "feeder: found a pool of 9 devices; allowed at most 8, the homes of us-split-8",
+        ),
+        ({"feeder": "mine.yaml"}, "feeder: found file 'mine.yaml' in a scenario without folder; allowed"),
+        ({"source_voltage_pu": 0.7}, "source_voltage_pu: found 0.7; allowed a number at least 0.8"),
+        ({"pool": [GROUP | {"load_power_factor": 0.4}]}, "pool[0].load_power_factor: found 0.4; allow"),
+        ({"pool": [GROUP | {"ambient_c": 80}]}, "pool[0].ambient_c: found 80; allowed a number at least -40"),
+        ({"pool": [GROUP | {"import_limit_w": -5}]}, "pool[0].import_limit_w: found -5; allowed 0 W to"),
+        ({"pool": [GROUP | {"export_limit_w": "5A"}]}, "pool[0].export_limit_w: found '5A'; allowed a power"),
+        (
+            {"pool": [GROUP | {"community": "support"}]},
+            "pool[0].community: found 'support' without a community island; allowed own, or a top-leve",
+        ),
+        (
+            {"pool": [GROUP | {"community": "maybe"}], "community": {"master": "home-01"}},
+            "pool[0].community: found 'maybe'; allowed support, served, own",
+        ),
+        (
+            {"community": {"master": "town-hall"}},
+            "community.master: found 'town-hall'; allowed all, home, home-01, or a number",
+        ),
+        (
+            {"pool": [GROUP | {"count": 2}], "community": {"master": "home"}},
+            "community.master: found 'home', which is 2 devices; allowed the name of one device",
+        ),
+        (
+            {"pool": [GROUP | {"device": "home-9kwh-5kw-grid-only"}], "community": {"master": "home-01"}},
+            "community.master: found 'home-01', a home-9kwh-5kw-grid-only, which cannot island; allowed",
+        ),
+        (
+            {
+                "pool": [GROUP, GROUP | {"device": "home-9kwh-4kw", "community": "served"}],
+                "community": {"master": "home-01"},
+            },
+            "pool[1].community: found a device for 50 Hz; allowed 60 Hz as the master's, or community: own",
+        ),
+        (
+            {"community": {"master": "home-01", "retry": []}},
+            "community.retry: found an empty list; allowed a list with at least one entry",
+        ),
         ({"events": [OUTAGE | {"at": "04:00"}]}, "events[0].at: found 04:00:00, after the end; allowed"),
         ({"events": [OUTAGE | {"at": "03:55"}]}, "events[0].for: found an end at 04:05:00"),
         (

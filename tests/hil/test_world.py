@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ridethrough.emulator.errors import ScenarioError
+from ridethrough.hil.advice import reserve_wh, scenario_notes
 from ridethrough.hil.faults import Event
-from ridethrough.hil.files import load_profile, load_scenario, scenario_from_dict, scenario_names
+from ridethrough.hil.files import load_feeder, load_profile, load_scenario, scenario_from_dict, scenario_names
+from ridethrough.hil.scenario import TransformerSpec
 from ridethrough.hil.units import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, TICK_NS
-from ridethrough.hil.world import World, build_world, pv_homes, reserve_wh, scenario_notes
+from ridethrough.hil.world import World, build_world, pv_homes
 
 GROUP: dict[str, Any] = {
     "device": "home-13kwh-5kw",
@@ -65,8 +67,15 @@ def test_the_pilot_s_promises_take_55_to_75_percent_of_each_battery() -> None:
         for group in scenario.pool
     ]
     assert all(0.55 <= share <= 0.75 for share in shares), shares
-    assert scenario_notes(scenario) == (
-        "feeder.transformer_kva is recorded, but nothing limits or judges the feeder yet",
+    assert scenario_notes(scenario) == ()
+
+
+def test_a_transformer_that_the_devices_can_overload_gets_a_note() -> None:
+    scenario = load_scenario("pilot").model_copy(update={"feeder": TransformerSpec(transformer_kva=250.0)})
+    assert scenario_notes(scenario) == tuple(
+        f"feeder: all devices together {verb} with up to {power} kW through a transformer of 250 kVA; only "
+        "the controller keeps them within it"
+        for verb, power in (("charge", 425), ("discharge", 449))
     )
 
 
@@ -102,6 +111,11 @@ def test_the_digest_sees_every_change(pilot: World) -> None:
         replace(pilot, events=(replace(event, params={"stamp": "fresh"}), *pilot.events[1:])),
         replace(pilot, comms=replace(pilot.comms, loss_frac=0.5)),
         replace(pilot, poll_ns=SECOND_NS),
+        replace(pilot, feeder=None),
+        replace(pilot, source_voltage_pu=1.01),
+        replace(pilot, ambient_c=pilot.ambient_c - 1.0),
+        replace(pilot, load_var_per_w=pilot.load_var_per_w + 0.1),
+        replace(pilot, export_w_max=np.full(37, 4000.0)),
         replace(pilot, prices_ahead_usd_per_mwh=pilot.prices_ahead_usd_per_mwh[1:]),
         pilot.window(0, HOUR_NS),
     ]
@@ -332,3 +346,87 @@ def test_a_duration_between_minutes_is_covered() -> None:
     world = build(duration="90.02s")
     assert world.load_w.shape == (2, 1)
     assert world.prices_usd_per_mwh.shape == (1,)
+
+
+def test_surroundings_and_agreements_come_out_in_si_units() -> None:
+    group = GROUP | {
+        "load_power_factor": 0.8,
+        "ambient_c": 5,
+        "import_limit_w": "17kW",
+        "export_limit_w": 4600,
+    }
+    world = build(pool=[group, GROUP], source_voltage_pu=1.02)
+    assert world.load_var_per_w.tolist() == [pytest.approx(0.75), 0.0]
+    assert world.ambient_c.tolist() == [5.0, 25.0]
+    assert world.import_w_max.tolist() == [17_000.0, np.inf]
+    assert world.export_w_max.tolist() == [4600.0, np.inf]
+    assert (world.feeder, world.source_voltage_pu, world.community) == (None, 1.02, None)
+    assert build().source_voltage_pu == 1.0
+
+
+def test_devices_stand_on_a_feeder_in_the_order_of_the_pool() -> None:
+    world = build(pool=[GROUP | {"count": 5}], feeder="us-split-8")
+    whole = load_feeder("us-split-8", 8, None)
+    assert world.feeder is not None
+    assert world.feeder.homes == whole.homes[:5]
+    assert world.feeder.branches == whole.branches
+    assert world.source_voltage_pu == whole.slack_pu
+    lifted = build(pool=[GROUP | {"count": 5}], feeder="us-split-8", source_voltage_pu=1.04)
+    assert lifted.feeder is not None
+    assert (lifted.feeder.slack_pu, lifted.source_voltage_pu) == (1.04, 1.04)
+    single = build(pool=[GROUP | {"count": 3}], feeder={"transformer_kva": 100}).feeder
+    assert single is not None
+    assert (len(single.homes), single.transformer.rating_va) == (3, 100_000.0)
+
+
+def test_a_feeder_file_lies_beside_the_scenario_and_nowhere_else(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "mine", tmp_path / "other.yaml"
+    inside.mkdir()
+    text = (
+        "feeder: two\ndescription: two homes\nsource: assumed\nphases: 1\nvoltage_v: 240\nslack_pu: 1.0\n"
+        "transformer: {rating_va: 25000, impedance_frac: 0.02, x_per_r: 1.5}\nhomes: [busbar, busbar]\n"
+    )
+    (inside / "two.yaml").write_text(text)
+    outside.write_text(text)
+    feeder = build(inside, feeder="two.yaml", pool=[GROUP | {"count": 2}]).feeder
+    assert feeder is not None
+    assert feeder.feeder == "two"
+    for name, words in (
+        ("../other.yaml", r"feeder: found path '../other.yaml'; allowed a path inside"),
+        ("three.yaml", "feeder: .*found no such file"),
+    ):
+        with pytest.raises(ScenarioError, match=words):
+            build(inside, feeder=name)
+    with pytest.raises(
+        ScenarioError, match="feeder: found a pool of 3 devices; allowed at most 2, the homes of"
+    ):
+        build(inside, feeder="two.yaml", pool=[GROUP | {"count": 3}])
+    (inside / "two.yaml").write_text(text.replace("25000", "-1"))
+    with pytest.raises(ScenarioError, match=r"two.yaml:7: transformer.rating_va: found -1; allowed"):
+        build(inside, feeder="two.yaml")
+
+
+def test_a_community_island_has_a_master_and_contracts() -> None:
+    hall = GROUP | {"name": "hall", "device": "municipal-500kwh-250kw", "load": "municipal-shelter"}
+    pool = [GROUP | {"count": 2, "community": "support"}, hall, GROUP | {"community": "served"}, GROUP]
+    rules = build(pool=pool, community={"master": "hall", "stagger": "10s", "retry": ["5min"]}).community
+    assert rules is not None
+    assert rules.master == 2
+    assert rules.contract == ("support", "support", "own", "served", "own")
+    assert rules.power_w_rated == (5000.0, 5000.0, 250_000.0, 5000.0, 5000.0)
+    assert (rules.join_s, rules.stagger_s, rules.retry_s, rules.isochronous) == (60.0, 10.0, (300.0,), False)
+
+
+def test_notes_warn_of_cold_cells_weak_feeders_and_devices_without_an_island() -> None:
+    pool = [
+        GROUP | {"device": "home-14kwh-5kw", "ambient_c": -10, "commitment": {"hours": 1, "load_w": 3000}},
+        GROUP | {"device": "home-9kwh-5kw-grid-only", "commitment": {"hours": 1, "load_w": 100}},
+    ]
+    scenario = scenario_from_dict(
+        {"name": "x", "duration": "1h", "pool": pool, "feeder": {"transformer_kva": 10.5}}
+    )
+    assert scenario_notes(scenario) == (
+        "pool[0]: 3000 W is promised, but home-14kwh-5kw gives at most 2720 W at -10 °C with this load",
+        "pool[0]: home-14kwh-5kw does not charge at -10 °C: its reserve cannot be restored",
+        "pool[1]: home-9kwh-5kw-grid-only cannot island: no promise of backup can be kept in an outage",
+    )

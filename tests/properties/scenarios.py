@@ -23,8 +23,25 @@ PROMISES = {
     "home-13kwh-11kw-ups": ((2, 4, 6, 8), (300, 600, 900)),
     "home-10kwh-4kw": ((2, 4, 6), (300, 600, 800)),
     "home-11kwh-6kw-legacy": ((2, 4, 6), (300, 600, 800)),
+    "home-10kwh-10kw-three-phase": ((2, 4), (300, 600)),
+    "home-10kwh-4kw-retry": ((2, 4, 6), (300, 600)),
+    "home-10kwh-4kw-ups": ((2, 4), (300, 600)),
+    "home-10kwh-5kw": ((2, 4), (300, 600)),
+    "home-10kwh-5kw-break": ((2, 4, 6), (300, 600)),
+    "home-10kwh-8kw-shift": ((2, 4), (300, 600)),
+    "home-11kwh-3kw-point": ((2, 4, 6), (300, 600)),
+    "home-14kwh-5kw": ((2, 4, 6), (300, 900)),
+    "home-5kwh-4kw": ((2,), (300, 600)),
+    "home-6kwh-3kw": ((2, 4), (300,)),
+    "home-9kwh-4kw": ((2, 4), (300, 600)),
+    "municipal-500kwh-250kw": ((2, 12), (10_000, 20_000)),
+    "municipal-1mwh-500kw": ((2, 12), (10_000, 20_000)),
 }
+CANNOT_ISLAND = ("home-9kwh-5kw-grid-only",)
 SELF_RECHARGING = ("home-13kwh-5kw", "home-13kwh-11kw-ups")
+# What nobody reaches follows its own load, and nothing of its own keeps a reserve: no controller can help.
+DEFENCELESS = ("home-14kwh-5kw", "home-6kwh-3kw")
+STORM_PROOF = tuple(device for device in PROMISES if device not in DEFENCELESS)
 
 
 @st.composite
@@ -36,12 +53,14 @@ def groups(draw: st.DrawFn, devices: tuple[str, ...]) -> dict[str, Any]:
         "count": draw(st.integers(1, 3)),
         "device": device,
         "commitment": {"hours": draw(st.sampled_from(hours)), "load_w": draw(st.sampled_from(loads))},
-        "load": "synthetic-home",
+        "load": "municipal-shelter" if device.startswith("municipal") else "synthetic-home",
         "load_scale": draw(st.sampled_from([1.0, 0.5, 1.5])),
         "soc": draw(st.sampled_from([0.9, 1.0, 0.95])),
     }
     if draw(st.booleans()):
         group["pv"] = {"w_peak": draw(st.sampled_from([3000, 6000]))}
+    if draw(st.booleans()):
+        group["ambient_c"] = draw(st.sampled_from([20, 30]))
     return group
 
 
@@ -117,6 +136,19 @@ def scenarios(
             "loss": draw(st.sampled_from(["0%", "1%"])),
         },
         "events": events,
+        **draw(grids()),
+    }
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> dict[str, Any]:
+    """A stiff grid, or a transformer that is too small for all at once; a voltage near either end."""
+    if draw(st.booleans()):
+        return {}
+    small = {"transformer_kva": draw(st.sampled_from([15, 40, 600]))}
+    return {
+        "feeder": draw(st.sampled_from([None, small, "us-split-8", "semiurban-41"])),
+        "source_voltage_pu": draw(st.sampled_from([None, 0.95, 1.04])),
     }
 
 

@@ -7,19 +7,66 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from ridethrough.hil.cli import app
+from ridethrough.hil.files import profile_names
 from typer.testing import CliRunner
 
-from tests.properties.scenarios import SELF_RECHARGING, as_yaml, judged, scenarios
+from tests.properties.scenarios import (
+    CANNOT_ISLAND,
+    PROMISES,
+    SELF_RECHARGING,
+    STORM_PROOF,
+    as_yaml,
+    judged,
+    scenarios,
+)
 
 slow_examples = settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
+def evening(device: str) -> dict[str, Any]:
+    """A dear evening at one home that promised much, an outage in the middle of it."""
+    hours, loads = PROMISES[device]
+    return {
+        "name": "evening",
+        "start": "16:00",
+        "duration": "4h",
+        "pool": [
+            {
+                "device": device,
+                "commitment": {"hours": hours[-1], "load_w": loads[-1]},
+                "load": "municipal-shelter" if device.startswith("municipal") else "synthetic-home",
+            }
+        ],
+        "prices": "synthetic-ercot-tight",
+        "events": [{"at": "18:30", "fault": "grid.outage", "target": "all", "for": "20min"}],
+    }
+
+
+def test_every_bundled_device_is_put_to_the_test() -> None:
+    assert set(PROMISES) | set(CANNOT_ISLAND) == set(profile_names())
+
+
+@pytest.mark.parametrize("device", PROMISES)
+def test_reserve_holds_and_greed_breaks_on_every_device(device: str) -> None:
+    held = judged(evening(device), "reserve")
+    assert held.outcome == "held", (held.reasons, held.first_breach)
+    assert judged(evening(device), "greedy").outcome == "broken"
+
+
 @slow_examples
-@given(scenarios(storm=True))
+@given(scenarios())
+def test_reserve_keeps_every_promise_of_every_device(document: dict[str, Any]) -> None:
+    verdict = judged(document, "reserve")
+    assert verdict.outcome == "held", (verdict.reasons, verdict.first_breach)
+
+
+@slow_examples
+@given(scenarios(STORM_PROOF, storm=True))
 def test_reserve_keeps_every_promise_within_its_envelope(document: dict[str, Any]) -> None:
     verdict = judged(document, "reserve")
     assert verdict.outcome == "held", (verdict.reasons, verdict.first_breach)
