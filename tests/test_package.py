@@ -125,10 +125,12 @@ def test_wheel_holds_every_module_and_every_fixture_and_no_more(shipment: Shipme
 def test_source_distribution_has_what_building_and_testing_need(shipment: Shipment) -> None:
     with tarfile.open(shipment.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"LICENSE", "README.md", "setup.py", "pyproject.toml", "Makefile", "emulator/_step.h"}
+    wanted = {"LICENSE", "README.md", "setup.py", "pyproject.toml", "Makefile"}
+    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "emulator").rglob("*.h")}
+    assert "emulator/_kernel.h" in wanted
     wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     assert wanted <= names
-    assert [name for name in names if name.endswith((".c", ".so"))] == []
+    assert [name for name in names if name.endswith((".c", ".cpp", ".so"))] == []
 
 
 def test_installed_modules_come_from_the_wheel(shipment: Shipment) -> None:
