@@ -54,9 +54,15 @@ def fields_header() -> str:
 
 def step_header() -> str:
     """Return the step of the model in C++, from a Python of its own: nothing of the model is kept here."""
+    names = str(NAMES.parent.resolve())
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ridethrough.emulator.emit"],
-        env={**os.environ, "PYTHONPATH": str(NAMES.parent.resolve()), "PYTHONSAFEPATH": "1"},
+        # An isolated build finds NumPy by its own sys.path only.
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([names, *filter(None, sys.path)]),
+            "PYTHONSAFEPATH": "1",
+        },
         capture_output=True,
         text=True,
         encoding="utf-8",
