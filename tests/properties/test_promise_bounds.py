@@ -110,14 +110,19 @@ def charging(device: str, soc: float, wanted: float) -> tuple[Plant, Home]:
 @given(device=st.sampled_from(profile_names()), soc=st.floats(0.15, 0.9), missing=st.floats(0.005, 0.3))
 @example(device="home-10kwh-4kw-ups", soc=0.9, missing=0.08)
 @example(device="home-10kwh-4kw-retry", soc=0.86, missing=0.12)
+@example(device="home-10kwh-10kw-three-phase", soc=0.5, missing=0.25)
 def test_charging_at_full_power_is_in_time_and_not_by_much(device: str, soc: float, missing: float) -> None:
-    """Along the enter-service ramp, without patience; taper, heat and leaks included."""
+    """Along the enter-service ramp, without patience; taper, heat and leaks included.
+
+    Where warmth may hold the charge back, the bound takes the warmest the cells can ever get: it is not near.
+    """
     plant, home = charging(device, soc, min(soc + missing, 0.99))
+    near = home.power_w_charge_sure == home.power_w_charge_max
     before_wh = energy_wh(plant)
     due_s = restore_s(home, home.reserve_wh - before_wh, home.enter_ramp_s)
     early_s = max(0.9 * due_s - 60.0 - (1.0 - home.taper_frac_min) * home.enter_ramp_s, 0.0)
     plant.advance(int(early_s) * 50)
-    assert energy_wh(plant) < home.reserve_wh
+    assert energy_wh(plant) < home.reserve_wh or not near
     # A device ramps in steps of a second, and each one at the power of its beginning.
     plant.advance((int(np.ceil(due_s)) + 2 - int(early_s)) * 50)
     assert energy_wh(plant) >= home.reserve_wh - home.tolerance_wh
