@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvariantError
-from .exact import power
 
 Floats = NDArray[np.float64]
 
@@ -208,10 +207,6 @@ temperature was found: those of LFP are assumed.
 CHEMISTRIES: Final = {chemistry.name: chemistry for chemistry in (LFP, NMC)}
 """By the name in device profiles."""
 
-_THERMAL_ENERGY_WH: Final = 13_500.0
-_HEAT_CAPACITY_J_PER_K: Final = 1.0e5
-_HEAT_LOSS_W_PER_K: Final = 8.0
-
 
 def ocv_v(chemistry: Chemistry, soc_frac: Floats) -> Floats:
     """Return the open-circuit voltage of one cell by the 15-point table.
@@ -235,28 +230,3 @@ def ocv_v(chemistry: Chemistry, soc_frac: Floats) -> Floats:
     change of the curve with temperature and age are not modelled.
     """
     return chemistry.ocv.at(soc_frac)
-
-
-def thermal_defaults(energy_wh: float) -> tuple[float, float]:
-    """Return heat capacity [J/K] and heat loss [W/K] of a pack of which no more is known than its size.
-
-    Parameters
-    ----------
-    energy_wh : float
-        Nominal energy [Wh], above 0.
-
-    Returns
-    -------
-    tuple of float
-        1.0e5 J/K and 8 W/K at 13.5 kWh (assumed: about 100 kg of cells, 3.5 h); the capacity goes with the
-        energy, the loss with the surface, so with the energy to the power of two thirds.
-
-    Raises
-    ------
-    InvariantError
-        If the energy is not finite and above 0.
-    """
-    if not (math.isfinite(energy_wh) and energy_wh > 0.0):
-        raise InvariantError(f"thermal_defaults: energy_wh must be finite and above 0, found {energy_wh}")
-    size = energy_wh / _THERMAL_ENERGY_WH
-    return _HEAT_CAPACITY_J_PER_K * size, _HEAT_LOSS_W_PER_K * float(power(size, 2.0 / 3.0))

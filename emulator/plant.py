@@ -7,6 +7,7 @@ same bits.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections.abc import Callable, Sequence
@@ -99,6 +100,8 @@ class Plant:
         Joins the homes, in their order; their voltages then follow from the flows of the step before.
     community : Rules, optional
         Of the community island; None keeps every home alone.
+    threads : int
+        Cores that step a fleet together; worth it from some 20,000 devices on, without effect on the bits.
     advance : Advance, optional
         The stepping function; `reference.advance` gives the same bits slowly.
 
@@ -131,6 +134,7 @@ class Plant:
         ages: bool = False,
         feeder: FeederSolver | None = None,
         community: Rules | None = None,
+        threads: int = 1,
         advance: Advance = _kernel.advance,
     ) -> None:
         self.profiles = tuple(profiles)
@@ -141,6 +145,8 @@ class Plant:
         self.input = np.zeros((tiles, len(INPUT), LANES))
         self.state = np.zeros((tiles, len(STATE), LANES))
         self.version = 0
+        if threads > 1 and advance is _kernel.advance:
+            advance = functools.partial(_kernel.advance_threaded, threads=threads)
         self._advance = advance
         self.step_ticks = round(step_s * TICKS_PER_S)
         if self.step_ticks < 1 or abs(self.step_ticks / TICKS_PER_S - step_s) > 1e-9:

@@ -22,7 +22,6 @@ from ridethrough.emulator.cells import (
     Pieces,
     ocv_v,
     pieces_through,
-    thermal_defaults,
 )
 from ridethrough.emulator.errors import InvariantError
 
@@ -124,14 +123,6 @@ def test_limits_are_zero_to_the_bit_outside_of_their_range(limit: Pieces) -> Non
 
 def test_the_taper_leaves_a_little_at_full() -> None:
     assert CHARGE_TAPER_FRAC.at(np.array([0.0, 0.9, 0.95, 1.0])) == pytest.approx([1.0, 1.0, 0.525, 0.05])
-
-
-def test_thermal_defaults_go_with_energy_and_surface() -> None:
-    assert thermal_defaults(13_500.0) == pytest.approx((1.0e5, 8.0), rel=1e-14)
-    assert thermal_defaults(8 * 13_500.0) == pytest.approx((8.0e5, 4 * 8.0), rel=1e-14)
-    for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InvariantError, match="energy_wh"):
-            thermal_defaults(wrong)
 
 
 def test_chemistries_by_name() -> None:

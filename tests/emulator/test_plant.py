@@ -18,7 +18,7 @@ from ridethrough.emulator.fields import STATE, TICKS_PER_S
 from ridethrough.emulator.grid_types import GridSettings, SettingError
 from ridethrough.emulator.plant import VALIDITY_TICKS_MAX, Plant
 
-from tests.strategies import home
+from tests.strategies import home, randomize
 
 LOSS_W_AT_2KW = 87.72
 HOUR = 3600 * TICKS_PER_S
@@ -323,6 +323,16 @@ def test_a_longer_ramp_is_for_the_next_time() -> None:
     write(plant, permit=1.0)
     plant.advance(400 * TICKS_PER_S)
     assert state(plant, "power_w") == pytest.approx(5000.0 * 0.1, abs=10.0)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    one_by_one, together = (Plant([home() for _ in range(40)], soc_frac=0.5, threads=k) for k in (1, 2))
+    for plant in (one_by_one, together):
+        randomize(plant, np.random.default_rng(1))
+        plant.advance(3 * TICKS_PER_S + 7)
+    assert np.array_equal(one_by_one.state, together.state)
+    assert np.array_equal(one_by_one.control, together.control)
+    assert np.any(one_by_one.states("power_w") != 0.0)
 
 
 def test_scheduled_changes_of_settings_happen_at_their_tick() -> None:
