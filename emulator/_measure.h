@@ -238,7 +238,10 @@ static inline void rt_measure_device(const double *u, const double *s, const dou
 /* The grid's side of the transfer switch. */
 static inline void rt_measure_meter(const double *u, const double *s, const double *k, double *q)
 {
-    double import_w = S(import_w), import_var = S(import_var), voltage_v = U(voltage_pu) * K(voltage_v);
+    int member = S(status) == STATUS_member; /* beyond the meter lies the community island */
+    double import_w = S(import_w), import_var = S(import_var);
+    double voltage_v = (member ? S(bus_pu) : U(voltage_pu)) * K(voltage_v);
+    double frequency_hz = member ? S(bus_hz) : U(frequency_hz);
 
     Q(import_w) = import_w;
     Q(import_w_phase) = import_w / K(phases);
@@ -249,7 +252,7 @@ static inline void rt_measure_meter(const double *u, const double *s, const doub
     Q(meter_a_phase) = Q(meter_a) / K(phases);
     Q(grid_v) = voltage_v;
     Q(grid_v_line) = voltage_v * RT_SQRT_3;
-    Q(grid_hz) = voltage_v > 0.0 ? U(frequency_hz) : rt_unknown();
+    Q(grid_hz) = voltage_v > 0.0 ? frequency_hz : rt_unknown();
     Q(import_wh) = S(import_j) / RT_J_PER_WH;
     Q(export_wh) = S(export_j) / RT_J_PER_WH;
     Q(meter_events) = U(grid_good) != 0.0 ? 0.0 : 4.0; /* Power_Failure, bit 2 */

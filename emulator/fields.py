@@ -241,8 +241,11 @@ INPUT = (
     "community",  # whether the home is in a community island, see COMMUNITY
     "share_w",  # what a member gives to the community island
     "share_var",
+    "share_load_w",  # what a member's backup panel takes
     "share_pv_frac",  # of its possible PV that a member delivers; -1: the PV has tripped
-    "voltage_pu",  # at the home's point of connection
+    "share_pu",  # of the community island's bus
+    "share_hz",
+    "voltage_pu",  # of the grid at the home's point of connection
     "frequency_hz",
     "load_w",  # whole home
     "pv_w_available",

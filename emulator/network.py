@@ -8,6 +8,7 @@ Rules of this file: reads the plant, writes inputs; the equations are in `feeder
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from .community import Community, Offer, Outcome, Rules
 from .feeder import FeederSolver
 from .fields import COMMUNITY, INPUT, STATE, STATUS
-from .model.island import reach
-from .reference import load
+from .model.island import reach, shed_frac
+from .model.names import PV_TRIPS
+from .model.ops import Columns
 
 if TYPE_CHECKING:
     from .plant import Plant
@@ -28,7 +30,20 @@ Mask = NDArray[np.bool_]
 _ABLE: Final = tuple(float(STATUS.index(name)) for name in ("island", "member", "empty", "overload"))
 _ISLAND: Final = float(STATUS.index("island"))
 _MEMBER: Final = float(STATUS.index("member"))
-_COUPLED: Final = ("community", "share_w", "share_var", "share_pv_frac", "voltage_pu", "frequency_hz")
+
+
+class _Fetched(Columns):
+    """Columns that are copied out of the plant when they are asked for: a few of some 250."""
+
+    def __init__(self, get: Callable[[str], Floats]) -> None:
+        super().__init__({"_get": get})  # type: ignore[dict-item]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            column = self._get(name)
+            setattr(self, name, column)
+            return column
 
 
 class Coupling:
@@ -37,7 +52,7 @@ class Coupling:
     Parameters
     ----------
     plant : Plant
-        Device k is the feeder's home k; homes beyond the plant's devices take nothing.
+        Device k is the feeder's home k.
     feeder : FeederSolver, optional
     rules : Rules, optional
         Of the community island.
@@ -45,7 +60,7 @@ class Coupling:
     Raises
     ------
     ValueError
-        When the plant has more devices than the feeder homes, or the rules are for another number.
+        When the feeder or the rules are for another number of devices.
     """
 
     def __init__(self, plant: Plant, feeder: FeederSolver | None, rules: Rules | None) -> None:
@@ -58,7 +73,6 @@ class Coupling:
         self.slack_pu = 1.0 if feeder is None else feeder.slack_pu
         self._plant = plant
         self._members = np.zeros(plant.n, dtype=np.bool_)
-        self._outside: dict[str, Floats] = {}
         if feeder is not None:
             fields = STATE.index("import_w"), STATE.index("import_var"), INPUT.index("voltage_pu")
             feeder.attach(plant.state, plant.input, *fields)
@@ -75,12 +89,12 @@ class Coupling:
         good = plant.inputs("grid_good") != 0.0
         if community.phase == "off" and (good[master] or not self._islanded(master)):
             return
-        offer, possible_w = self._offer(ticks, good)
+        offer, possible_w = self._offer(master, ticks, good)
         back = bool(self._members[master]) and self._synced(master)
         outcome = community.step(
             ticks, offer, grid_back=back or (bool(good[master]) and not self._members.any())
         )
-        self._obey(outcome, possible_w)
+        self._obey(outcome, offer.load_w, possible_w)
 
     def _islanded(self, device: int) -> bool:
         return bool(self._plant.states("status")[device] == _ISLAND)
@@ -89,24 +103,22 @@ class Coupling:
         """Whether the grid has been good at the master for as long as its return takes."""
         plant = self._plant
         wait = plant.controls("enter_delay_ticks") + plant.params("sync_ticks")
-        return bool(plant.states("good_ticks")[master] >= wait[master] > 0.0)
+        return bool(plant.states("good_ticks")[master] >= max(wait[master], 1.0))
 
-    def _offer(self, ticks: int, good: Mask) -> tuple[Offer, Floats]:
+    def _offer(self, master: int, ticks: int, good: Mask) -> tuple[Offer, Floats]:
         """Return what the devices can in the step ahead, and the PV that is possible at each."""
         plant = self._plant
-        arrays = (plant.param, plant.control, plant.input, plant.state)
-        p, c, u, s = load(arrays, np.arange(plant.n))
+        p, c, u, s = (_Fetched(get) for get in (plant.params, plant.controls, plant.inputs, plant.states))
         low_w, high_w = reach(p, c, s, float(ticks))
-        master = self.community.rules.master if self.community is not None else 0
         if high_w[master] == p.power_w_discharge_max[master]:
             high_w[master] = p.power_w_surge[master]
         ready = np.isin(s.status, _ABLE) & (c.bms_open == 0.0) & (p.can_island != 0.0)
         ready &= ~good | self._members
         ready[master] &= bool(np.isin(s.status[master], (_ISLAND, _MEMBER)))
         pv_w = np.where(s.pv_ticks >= p.pv_return_ticks, u.pv_w_available, 0.0)
-        only_trips = p.pv_kind == 2.0
+        only_trips = p.pv_kind == PV_TRIPS
         reserve_j = np.where(p.has_reserve != 0.0, c.reserve_frac * p.capacity_j, 0.0)
-        load_w = u.load_w * p.backup_frac
+        load_w = u.load_w * p.backup_frac * (1.0 - shed_frac(p, s))
         offer = Offer(
             ready=ready,
             load_w=load_w,
@@ -121,23 +133,20 @@ class Coupling:
         )
         return offer, pv_w
 
-    def _obey(self, outcome: Outcome, possible_w: Floats) -> None:
-        """Put an outcome into the inputs; whoever leaves gets back the grid's voltage and frequency."""
-        plant, members, were = self._plant, outcome.members, self._members
+    def _obey(self, outcome: Outcome, load_w: Floats, possible_w: Floats) -> None:
+        """Put an outcome into the inputs."""
+        members, were = outcome.members, self._members
         gone = "collapsed" if outcome.collapsed else "returned" if outcome.returned else "none"
         state = np.where(members, COMMUNITY["joined"], np.where(were & ~members, COMMUNITY[gone], 0))
         pv_frac = np.where(possible_w > 0.0, outcome.pv_w / np.where(possible_w > 0.0, possible_w, 1.0), 0.0)
-        now = {
-            "community": state.astype(np.float64),
-            "share_w": outcome.share_w,
-            "share_var": outcome.share_var,
-            "share_pv_frac": np.where(outcome.pv_tripped, -1.0, pv_frac),
-        }
-        for name, value in (("voltage_pu", outcome.voltage_pu), ("frequency_hz", outcome.frequency_hz)):
-            present = plant.inputs(name)
-            outside = np.where(were, self._outside.get(name, present), present)
-            self._outside[name] = outside
-            now[name] = np.where(members, value, outside)
-        for name in _COUPLED:
-            plant.set_input(name, now[name])
+        for name, value in (
+            ("community", state.astype(np.float64)),
+            ("share_w", outcome.share_w),
+            ("share_var", outcome.share_var),
+            ("share_load_w", load_w),
+            ("share_pv_frac", np.where(outcome.pv_tripped, -1.0, pv_frac)),
+            ("share_pu", outcome.voltage_pu),
+            ("share_hz", outcome.frequency_hz),
+        ):
+            self._plant.set_input(name, value)
         self._members = members

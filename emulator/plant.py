@@ -145,6 +145,8 @@ class Plant:
         self.input = np.zeros((tiles, len(INPUT), LANES))
         self.state = np.zeros((tiles, len(STATE), LANES))
         self.version = 0
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, found {threads}")
         if threads > 1 and advance is _kernel.advance:
             advance = functools.partial(_kernel.advance_threaded, threads=threads)
         self._advance = advance
@@ -326,6 +328,11 @@ class Plant:
         return next(
             (due.at - self._elapsed_ticks for due in self._due if (due.device, due.key) == (d, key)), 0
         )
+
+    @property
+    def elapsed_ticks(self) -> int:
+        """Ticks of 20 ms since the plant was made."""
+        return self._elapsed_ticks
 
     def touch(self) -> None:
         """Say that `control` was written to."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ridethrough.emulator import _kernel
 from ridethrough.emulator.fields import CONTROL, INPUT
 from ridethrough.emulator.grid_types import GridSettings
-from ridethrough.emulator.model.island import reach
+from ridethrough.emulator.model.island import reach, shed_frac
 from ridethrough.emulator.plant import Advance, Plant
 from ridethrough.emulator.profile import DeviceProfile
 from ridethrough.emulator.reference import load
@@ -54,6 +54,9 @@ class Segment:
     """What a member gives: 1 is all it can give now, -1 all it can take."""
     share_var: float = 0.0
     share_pv_frac: float = 1.0
+    share_pu: float = 1.0
+    share_hz_share: float = 1.0
+    """Of the nominal frequency."""
     ambient_c: float = 25.0
     load_share: float = 0.0
     pv_share: float = 0.0
@@ -104,8 +107,17 @@ class Fleet:
         """Let segment `k` begin: set the world, write the settings."""
         now = [life.segments[k] for life in self.lives]
         rating = plant.params("power_w_discharge_max")
-        for name in ("grid_good", "grid_held", "voltage_pu", "community", "share_pv_frac", "ambient_c"):
+        for name in (
+            "grid_good",
+            "grid_held",
+            "voltage_pu",
+            "community",
+            "share_pv_frac",
+            "share_pu",
+            "ambient_c",
+        ):
             plant.set_input(name, [getattr(s, name) for s in now])
+        plant.set_input("share_hz", [s.share_hz_share for s in now] * plant.params("hz_nominal"))
         plant.set_input("frequency_hz", [s.frequency_share for s in now] * plant.params("hz_nominal"))
         for name, shares in (
             ("load_w", [s.load_share for s in now]),
@@ -131,6 +143,8 @@ class Fleet:
         arrays = (plant.param, plant.control, plant.input, plant.state)
         p, c, _, s = load(arrays, np.arange(plant.n))
         low_w, high_w = reach(p, c, s, float(ticks))
+        demand_w = plant.inputs("load_w") * plant.params("backup_frac")
+        plant.set_input("share_load_w", demand_w * (1.0 - shed_frac(p, s)))
         place = np.array([life.segments[k].share_place for life in self.lives])
         plant.set_input("share_w", np.where(place < 0.0, -place * low_w, place * high_w))
 
@@ -202,6 +216,8 @@ def segments(draw: st.DrawFn, profile: DeviceProfile, *, plain: bool = False) ->
         share_place=draw(floats(-1.0, 1.0)),
         share_var=draw(st.one_of(st.just(0.0), floats(-0.5, 0.5))),
         share_pv_frac=draw(st.one_of(st.sampled_from([-1.0, 0.0, 1.0]), floats(0.0, 1.0))),
+        share_pu=draw(floats(0.88, 1.1)),
+        share_hz_share=draw(floats(0.95, 1.1)),
         ambient_c=draw(st.one_of(st.just(25.0), floats(-30.0, 65.0))),
         settings=draw(st.one_of(st.none(), grid_settings(profile))),
     )
@@ -263,6 +279,8 @@ def randomize(plant: Plant, rng: np.random.Generator, *, names: Sequence[str] = 
         "share_w": rating * u(0.0, 0.5, n),
         "share_var": rating * u(-0.2, 0.2, n),
         "share_pv_frac": np.maximum(u(-0.5, 1.0, n), 0.0) - flag(0.1),
+        "share_pu": u(0.88, 1.1, n),
+        "share_hz": plant.params("hz_nominal") * u(0.95, 1.1, n),
         "ambient_c": u(-10.0, 50.0, n),
         "bms_open": flag(0.03),
         "load_w": rating * u(0.0, 1.6, n),
@@ -277,6 +295,7 @@ def randomize(plant: Plant, rng: np.random.Generator, *, names: Sequence[str] = 
         "window_out_frac": u(-1.0, 1.0, n),
         "var_var": rating * u(-0.5, 0.5, n),
     }
+    drawn["share_load_w"] = drawn["load_w"] * plant.params("backup_frac")
     for name in names:
         if name.endswith("_ena"):
             drawn[name] = flag(0.3)

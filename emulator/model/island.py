@@ -39,7 +39,8 @@ def reach(p: Columns, c: Columns, s: Columns, ticks: float) -> tuple[Value, Valu
 def island(k: Flow, p: Columns, c: Columns, u: Columns, s: Columns, ticks: float) -> None:
     """Serve the backup panel, shedding tiers when it must; the panel is served whole or the island ends."""
     alone, member = k.status == ISLAND, k.status == MEMBER
-    k.backup_w = k.demand_w * (1.0 - shed_frac(p, s))
+    # A member's tiers come and go at once, its load with the next sharing: the sum of all must be met.
+    k.backup_w = np.where(member, u.share_load_w, k.demand_w * (1.0 - shed_frac(p, s)))
     asked_var = np.where(alone, k.backup_w * p.load_var_per_w, np.where(member, u.share_var, 0.0))
     net_w = np.where(member, u.share_w, k.backup_w - k.pv_w_possible)
     taken_w = absorb(k, p, s, -net_w, 0.0)
@@ -78,7 +79,7 @@ def island(k: Flow, p: Columns, c: Columns, u: Columns, s: Columns, ticks: float
     running = served | wakes | (shares & needs)
     k.standby_w_dc = np.where(running, p.standby_w, np.where(starved, 0.0, k.standby_w_dc))
     _bus(k, p, u, s, served, shares, net_w, taken_w)
-    _shed(k, p, s, served, overloaded, ticks)
+    _shed(k, p, s, served | shares, overloaded, ticks)
 
 
 def _bus(
@@ -101,9 +102,9 @@ def _bus(
     shift_hz = np.where(s.shifting != 0.0, p.shift_hz, np.where(droops, raised_hz, 0.0))
     alone_hz = p.hz_nominal - p.droop_hz_per_w * k.convert_w + shift_hz
     alone_pu = 1.0 - p.droop_pu_per_var * k.convert_var
-    closed = (k.status == ON_GRID) | (k.status == ENTER) | shares
-    s.bus_hz = np.where(served, alone_hz, np.where(closed, u.frequency_hz, 0.0))
-    s.bus_pu = np.where(served, alone_pu, np.where(closed, u.voltage_pu, 0.0))
+    closed = (k.status == ON_GRID) | (k.status == ENTER)
+    s.bus_hz = np.where(served, alone_hz, np.where(shares, u.share_hz, np.where(closed, u.frequency_hz, 0.0)))
+    s.bus_pu = np.where(served, alone_pu, np.where(shares, u.share_pu, np.where(closed, u.voltage_pu, 0.0)))
 
 
 def shed_frac(p: Columns, s: Columns) -> Value:

@@ -13,6 +13,7 @@ from ridethrough.emulator.community import Rules
 from ridethrough.emulator.feeder import FeederSolver, single_bus
 from ridethrough.emulator.fields import STATE, STATUS, TICKS_PER_S
 from ridethrough.emulator.plant import Floats, Plant
+from ridethrough.emulator.profile import DeviceProfile
 
 from tests.strategies import home
 
@@ -28,14 +29,22 @@ MASTER = home(
 )
 
 
-def village(*contracts: str, soc: float = 0.8, isochronous: bool = False) -> Plant:
+def village(
+    *contracts: str,
+    soc: float = 0.8,
+    isochronous: bool = False,
+    droop_frac: float = 0.01,
+    master: DeviceProfile = MASTER,
+    homes: DeviceProfile | None = None,
+) -> Plant:
     """A municipal node and one home for each contract, quick to join."""
-    profiles = [MASTER, *(home() for _ in contracts)]
+    profiles = [master, *(homes or home() for _ in contracts)]
     rules = Rules(
         master=0,
         contract=("support", *contracts),  # type: ignore[arg-type]
         power_w_rated=tuple(profile.inverter.power_w_discharge_max for profile in profiles),
         isochronous=isochronous,
+        droop_frac=droop_frac,
         join_s=2.0,
         stagger_s=1.0,
     )
@@ -82,6 +91,49 @@ def test_all_members_return_together_through_the_masters_delay() -> None:
     plant.advance(2 * TICKS_PER_S)
     assert statuses(plant) == ["on_grid"] * 3
     assert np.all(plant.states("backup_short_j") <= 0.2 * plant.inputs("load_w") + 1e-6)  # the transfer only
+
+
+def test_a_return_is_judged_by_the_grid_and_not_by_the_islands_own_frequency() -> None:
+    plant = village(SUPPORT, SERVED, droop_frac=0.04)
+    plant.set_input("load_w", [40e3, 1000.0, 2000.0])
+    plant.set_input("voltage_pu", 0.0)  # a dead grid, as a scene shows it
+    out(plant, 20)
+    assert np.all(plant.states("bus_hz") < 59.0)  # far below what may enter service
+    assert np.all(plant.inputs("voltage_pu") == 0.0)
+    plant.set_input("voltage_pu", 1.0)
+    plant.set_input("grid_good", 1.0)
+    plant.advance(301 * TICKS_PER_S)
+    assert statuses(plant) == ["on_grid"] * 3
+    for _ in range(600):
+        plant.advance(TICKS_PER_S)
+        assert statuses(plant) == ["on_grid"] * 3
+    assert np.all(plant.states("bus_pu") == 1.0)
+
+
+def test_a_return_without_a_delay_waits_for_the_first_good_grid_only() -> None:
+    plant = village(SUPPORT, master=home(inverter={**MASTER.inverter.model_dump(), "enter_delay_s": 0.0}))
+    plant.set_input("load_w", [20e3, 1000.0])
+    out(plant, 20)
+    assert statuses(plant) == ["member"] * 2
+    plant.set_input("grid_good", 1.0)
+    plant.advance(2 * TICKS_PER_S)
+    assert statuses(plant) == ["on_grid"] * 2
+
+
+def test_members_shed_their_tiers_and_the_rest_is_still_shared_to_the_watt() -> None:
+    tiers = [{"frac": 0.5, "soc_frac": 0.795}, {"frac": 0.3, "soc_frac": 0.78}]
+    shedding = home(island={"shed": tiers})
+    plant = village(SUPPORT, SERVED, SUPPORT, homes=shedding)
+    plant.set_input("load_w", [40e3, 4000.0, 2000.0, 1000.0])
+    out(plant, 20)
+    seen = set()
+    for _ in range(900):
+        plant.advance(TICKS_PER_S)
+        assert statuses(plant) == ["member"] * 4
+        assert abs(balance_w(plant)) <= 1e-9 * 75e3
+        seen.add(float(plant.states("shed_tiers")[1]))
+    assert seen == {0.0, 1.0, 2.0}
+    assert plant.states("backup_w_served")[1] == pytest.approx(4000.0 * 0.2)
 
 
 def test_a_collapse_leaves_every_home_in_an_island_of_its_own() -> None:

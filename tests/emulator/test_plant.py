@@ -325,6 +325,11 @@ def test_a_longer_ramp_is_for_the_next_time() -> None:
     assert state(plant, "power_w") == pytest.approx(5000.0 * 0.1, abs=10.0)
 
 
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(ValueError, match="threads must be at least 1, found 0"):
+        Plant([home()], threads=0)
+
+
 def test_threads_do_not_change_a_bit() -> None:
     one_by_one, together = (Plant([home() for _ in range(40)], soc_frac=0.5, threads=k) for k in (1, 2))
     for plant in (one_by_one, together):

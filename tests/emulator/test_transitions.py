@@ -341,7 +341,8 @@ def test_a_home_joins_a_community_island_and_stays_by_its_contract() -> None:
     plant = run(outage(load_w=900.0), 10)
     plant.set_input("community", 1.0)
     plant.set_input("share_w", 1500.0)
-    plant.set_input("frequency_hz", 59.8)
+    plant.set_input("share_load_w", 900.0)
+    plant.set_input("share_hz", 59.8)
     run(plant, 1)
     assert status(plant) == "member"
     assert (state(plant, "power_w"), state(plant, "import_w")) == (1500.0, -600.0)

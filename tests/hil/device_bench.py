@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ridethrough.emulator.profile import DeviceProfile
 from ridethrough.emulator.server import serve_tcp
 from ridethrough.hil.device import Device
 from sunspec2 import device as witness
@@ -145,6 +146,11 @@ class Registers:
 
     def set(self, number: int, name: str, *words: int) -> None:
         self.words.update(enumerate(words, self.at(number, name)))
+
+
+def charging_w(profile: DeviceProfile) -> float:
+    """Return a power at which a device surely charges: well above what its converter loses [W]."""
+    return -100.0 * round(0.003 * profile.inverter.power_w_charge_max)
 
 
 @asynccontextmanager

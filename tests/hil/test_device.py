@@ -24,7 +24,17 @@ from ridethrough.hil.readings import METER_MODELS, grid_good
 from ridethrough.hil.sunspec_points import fixed_points
 from sunspec2.modbus import client as witness
 
-from tests.hil.device_bench import TIMEOUT_S, Registers, der, legacy, model, run, serial_line, served
+from tests.hil.device_bench import (
+    TIMEOUT_S,
+    Registers,
+    charging_w,
+    der,
+    legacy,
+    model,
+    run,
+    serial_line,
+    served,
+)
 
 NAMES = profile_names()
 MINUTE = 3000
@@ -60,7 +70,7 @@ def test_a_reading_is_the_truth_to_a_registers_step(name: str) -> None:
             assert found.identity.manufacturer == "Ridethrough"
             capacity_j = plant.params("capacity_j")[0]
             step = soc_frac_step(plant.profiles[0])
-            for power_w in (2000.0, -1500.0, 0.0):
+            for power_w in (2000.0, charging_w(plant.profiles[0]), 0.0):
                 await device.set_power(power_w, 3600)
                 plant.advance(MINUTE)
                 reading = await device.telemetry()

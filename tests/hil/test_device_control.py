@@ -18,7 +18,18 @@ from ridethrough.hil.device import Device, Written
 from ridethrough.hil.files import load_profile, profile_names
 from ridethrough.hil.modbus_link import TargetError
 
-from tests.hil.device_bench import TIMEOUT_S, Peer, Registers, der, framed, legacy, model, run, served
+from tests.hil.device_bench import (
+    TIMEOUT_S,
+    Peer,
+    Registers,
+    charging_w,
+    der,
+    framed,
+    legacy,
+    model,
+    run,
+    served,
+)
 
 NAMES = profile_names()
 SECOND = 50
@@ -373,7 +384,7 @@ def test_emulated_devices_follow_and_revert(name: str) -> None:
             await serve_tcp(units_of(plant, 0)) as server,
             Device(f"tcp:127.0.0.1:{server.port}") as device,
         ):
-            for power_w in (2000.0, -1500.0):
+            for power_w in (2000.0, charging_w(profile)):
                 held_w = await device.set_power(power_w, 30)
                 plant.advance(20 * SECOND)
                 assert plant.states("power_w")[0] == pytest.approx(held_w, abs=1.0)

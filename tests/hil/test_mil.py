@@ -243,5 +243,8 @@ def test_a_community_island_serves_its_members(tmp_path: Path) -> None:
     member = record.header["status_names"].index("member")
     mine = (record.truth["status"] == member) & (record.truth["device"] < 2)
     assert set(record.truth["device"][mine]) == {0, 1}
+    on_grid = record.header["status_names"].index("on_grid")
+    settled = record.truth["t_ns"] >= 36 * MINUTE_NS  # the grid is back at 30 min, the switch waits 5 min
+    assert set(record.truth["status"][settled]) == {on_grid}
     verdict = judge(record)
     assert verdict.outcome == "held", verdict.first_breach

@@ -177,7 +177,7 @@ def _service(m: Moment) -> dict[str, Mask]:
     shed = np.zeros_like(demand_w)
     for tier in (1.0, 2.0, 3.0):
         shed = shed + np.where(b["shed_tiers"] >= tier, p[f"shed_frac_{tier:.0f}"], 0.0)
-    kept_w = np.where((status == ISLAND) | member, demand_w * (1.0 - shed), 0.0)
+    kept_w = np.where(status == ISLAND, demand_w * (1.0 - shed), np.where(member, u["share_load_w"], 0.0))
     short_w = (a["backup_short_j"] - b["backup_short_j"]) / m.dt_s
     steps = [(int(x), int(y)) for x, y in zip(b["status"], status, strict=True)]
     grows_w = BALANCE * p["power_w_discharge_max"] + 4.0 * np.spacing(a["backup_short_j"]) / m.dt_s
@@ -195,8 +195,8 @@ def _service(m: Moment) -> dict[str, Mask]:
         "bus": np.where(
             status == ISLAND,
             a["bus_hz"] > 0.0,
-            (a["bus_hz"] == np.where(closed | member, u["frequency_hz"], 0.0))
-            & (a["bus_pu"] == np.where(closed | member, u["voltage_pu"], 0.0)),
+            (a["bus_hz"] == np.where(member, u["share_hz"], np.where(closed, u["frequency_hz"], 0.0)))
+            & (a["bus_pu"] == np.where(member, u["share_pu"], np.where(closed, u["voltage_pu"], 0.0))),
         ),
         "transitions": np.array([pair in ALLOWED for pair in steps]),
     }

@@ -89,6 +89,7 @@ def steady(status: str) -> Moment:
     if status == "member":
         plant.set_input("community", 1.0)
         plant.set_input("share_w", 800.0)
+        plant.set_input("share_load_w", plant.inputs("load_w"))
     plant.advance(5 if status in ("enter", "transfer") else 100)
     if status == "rejoin":
         plant.set_input("grid_good", 1.0)
