@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What the compiled parts are made of. All other files are used in place and need no rebuild.
 SOURCES := pyproject.toml setup.py $(addprefix emulator/,fields.py cells.py exact.py trace.py emit.py) \
-	$(wildcard emulator/*.pyx emulator/*.h emulator/model/*.py)
+	$(wildcard emulator/*.pyx emulator/*.pxd emulator/*.h emulator/model/*.py hil/*.pyx)
 
 .PHONY: help demo test build plots doctor clean
 .DELETE_ON_ERROR:
@@ -87,6 +87,6 @@ doctor:
 	exit $$fails
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info emulator/*.so emulator/*.c emulator/*.cpp
+	rm -rf $(VENV) build dist *.egg-info emulator/*.so emulator/*.c emulator/*.cpp hil/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -72,8 +72,8 @@ def step_header() -> str:
     return run.stdout
 
 
-def extension(name: str, *, cpp: bool = False) -> Extension:
-    """Describe one compiled module."""
+def extension(path: Path, *, cpp: bool = False) -> Extension:
+    """Describe one compiled module of a room."""
     # No fused multiply-add, no fast-math, no -march: every machine must round alike, or a record depends on
     # the machine that made it.
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
@@ -81,8 +81,8 @@ def extension(name: str, *, cpp: bool = False) -> Extension:
         flags.append("-g0")  # a distribution's Python asks for symbols: seven times the size
     headers = [*sorted(Path("emulator").glob("*.h")), FIELDS_HEADER, *([STEP_HEADER] if cpp else [])]
     return Extension(
-        f"ridethrough.emulator.{name}",
-        [f"emulator/{name}.pyx"],
+        f"ridethrough.{path.parent.name}.{path.stem}",
+        [str(path)],
         include_dirs=["emulator", str(INCLUDE)],
         depends=[str(header) for header in headers],
         extra_compile_args=[*flags, "-std=c++17", "-Wno-psabi"] if cpp else flags,
@@ -100,8 +100,9 @@ def extensions() -> list[Extension]:
         "cdivision": True,
         "initializedcheck": checked,
     }
+    sources = [path for room in ROOMS for path in sorted(Path(room).glob("*.pyx"))]
     return cythonize(
-        [extension(path.stem, cpp=path.stem == "_kernel") for path in sorted(Path("emulator").glob("*.pyx"))],
+        [extension(path, cpp=path.stem == "_kernel") for path in sources],
         include_path=["build/names"],
         build_dir="build/cython",
         compiler_directives=directives,

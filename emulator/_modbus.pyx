@@ -1,108 +1,135 @@
-"""Modbus server without I/O: bytes of one TCP connection in, bytes of the replies out.
+"""Modbus server without I/O: bytes of one connection or serial line in, bytes of the replies out.
 
-Rule of this file: no socket, no clock, no asyncio, nothing that depends on how the stream was cut into pieces.
-One `Connection` holds at most one incomplete frame (260 bytes).  Registers belong to units, which it only calls.
+Rule of this file: no socket, no clock, no asyncio, nothing that depends on how a stream was cut into pieces.
+One `Connection` holds at most one incomplete frame (260 bytes).  What a request means, and what units are, is in
+_pdu.pyx; here are the frames around it.
 
-A unit is any object with two methods (`Unit` in _modbus.pyi):
+On TCP ("Messaging on TCP/IP Guide V1.0b"):
 
-- ``read(address, count) -> bytes | int``: the registers as ``2 * count`` bytes, big-endian, or a Modbus exception
-  code.  `count` is 1..125 and ``address + count`` is at most 65536.
-- ``write(address, data) -> int``: 0 when every register of `data` was written, or a Modbus exception code when
-  none was.  `data` holds 1..123 registers and ends at 65536 at the latest.
-
-What is answered (the wire's own rules: "Modbus Application Protocol V1.1b3", "Messaging on TCP/IP Guide V1.0b"):
-
-- Function codes 3, 6 and 16; any other one gets exception 01 with the top bit of its function code set.
-- Checks run in this order: unit, function code, size and quantity (03), address past 65535 (02), then the unit.
 - Unit ids 0 and 255 mean the server itself and reach the first unit of the mapping, unless the mapping names
-  them.  Any other absent unit id gets exception 0x0B, gateway target device failed to respond: we answer for
-  several units as a gateway does, and a gateway cannot know what an absent device would have supported.
-- There is no broadcast on TCP: a write to unit id 0 is an ordinary write, and is answered.
+  them.  Any other absent unit id gets exception 0x0B, gateway target device failed to respond, or what `absent`
+  says: we answer for several units as a gateway does, and a gateway cannot know what an absent device would
+  have supported.
+- There is no broadcast: a write to unit id 0 is an ordinary write, and is answered.
 - A frame with a foreign protocol id is dropped by its length.  A length outside 2..254 ends the connection.
 - A request whose size does not fit its MBAP length is answered with 03.  Either the client built it badly, and
   the next frame follows; or its length was wrong, and the stream is no longer in step.  The next header tells:
   if its protocol id is not 0 either, the connection ends instead of dropping frames that never were.
-- A unit that raises, or answers nonsense, is a bug of ours: the client gets exception 04 and `last_error` keeps
-  the exception.  Whoever drives the connection must surface it.
+
+On a serial line ("Modbus over Serial Line V1.02"):
+
+- A frame that is too short or too long, or whose check is wrong, is met with silence; so is one for an absent
+  unit or for 248..255.  A request that is wrong inside a good frame gets its exception as on TCP.
+- A write to unit id 0 goes to every unit and is not answered; anything else to 0 is ignored.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from .errors import InvariantError, ScenarioError
+from ._pdu cimport Engine, Slot, Units, refuse
+
+from .errors import ScenarioError
+
+cdef extern from "_pdu.h":
+    enum:
+        RT_WRITE_COIL
+        RT_WRITE_SINGLE
+        RT_WRITE_COILS
+        RT_WRITE_MULTIPLE
+        RT_MASK_WRITE
+        RT_PDU_MAX
+    int rt_word(const unsigned char *place) noexcept nogil
+    int rt_request_size(const unsigned char *pdu, int size) noexcept nogil
+    int rt_crc16(const unsigned char *data, int64_t size) noexcept nogil
+    int rt_lrc(const unsigned char *data, int64_t size) noexcept nogil
 
 cdef enum:
     HEADER = 6  # transaction id, protocol id, length: what must be known before the rest can be waited for
     LENGTH_MIN = 2  # unit id and function code
-    LENGTH_MAX = 254  # unit id and a PDU of 253 bytes
+    LENGTH_MAX = 1 + RT_PDU_MAX
     ADU_MAX = HEADER + LENGTH_MAX
 
-    UNIT = 6  # places in a frame
+    UNIT = 6  # places in a frame of TCP
     FUNCTION = 7
-    ADDRESS = 8
-    COUNT = 10
-    BYTE_COUNT = 12
-    VALUES = 13
 
-    READ_HOLDING = 3
-    WRITE_SINGLE = 6
-    WRITE_MULTIPLE = 16
-    READ_COUNT_MAX = 125
-    WRITE_COUNT_MAX = 123
-
-    ILLEGAL_FUNCTION = 0x01
-    ILLEGAL_ADDRESS = 0x02
-    ILLEGAL_VALUE = 0x03
-    DEVICE_FAILURE = 0x04
     TARGET_SILENT = 0x0B
 
+    SERIAL_MIN = LENGTH_MIN  # the same on a serial line, without the check behind it
+    SERIAL_MAX = LENGTH_MAX
 
-cdef inline int word(const unsigned char* place) noexcept nogil:
-    return (place[0] << 8) | place[1]
+_BROADCAST = frozenset({RT_WRITE_COIL, RT_WRITE_SINGLE, RT_WRITE_COILS, RT_WRITE_MULTIPLE, RT_MASK_WRITE})
+_DIGITS = b"0123456789ABCDEF"
 
 
-cdef inline int frame_size(const unsigned char* header, bint suspect) noexcept nogil:
+def crc16(bytes data not None):
+    """Return the CRC of a binary frame on a serial line; its low byte is sent first."""
+    return rt_crc16(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+def lrc(bytes data not None):
+    """Return the check byte of a text frame on a serial line."""
+    return rt_lrc(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+def rtu_request_size(bytes data not None):
+    """Return the size of the binary request frame that begins with `data`, its unit id and CRC included.
+
+    Returns
+    -------
+    int
+        0 if `data` is too short to tell, -1 if requests of this function have no known size.  A frame can
+        announce more than the 256 bytes that are allowed; `SerialServer.rtu` meets it with silence.
+    """
+    cdef Py_ssize_t held = min(PyBytes_GET_SIZE(data), <Py_ssize_t>SERIAL_MAX)
+    cdef int size = rt_request_size(<const unsigned char *>PyBytes_AS_STRING(data) + 1, <int>held - 1)
+    return size + 3 if size > 0 else size
+
+
+cdef struct replies_t:
+    unsigned char *data
+    Py_ssize_t size
+    Py_ssize_t room
+    unsigned char first[4096]  # the replies to most pieces of a stream need no more
+
+
+cdef int make_room(replies_t *out) except -1:
+    """Make sure that one more reply fits."""
+    cdef unsigned char *moved
+    if out.room - out.size >= ADU_MAX:
+        return 0
+    moved = <unsigned char *>realloc(NULL if out.data == out.first else out.data, 2 * out.room)
+    if moved == NULL:
+        raise MemoryError
+    if out.data == out.first:
+        memcpy(moved, out.first, out.size)
+    out.data = moved
+    out.room *= 2
+    return 0
+
+
+cdef inline int frame_size(const unsigned char *header, bint suspect) noexcept nogil:
     """Return the size of the frame that `header` announces [bytes], or 0 if the stream cannot be trusted."""
-    cdef int length = word(header + 4)
+    cdef int length = rt_word(header + 4)
     if length < LENGTH_MIN or length > LENGTH_MAX:
         return 0
-    if suspect and word(header + 2) != 0:
+    if suspect and rt_word(header + 2) != 0:
         return 0
     return HEADER + length
 
 
-cdef inline void start_reply(unsigned char* reply, const unsigned char* frame, int size) noexcept nogil:
-    """Fill in a reply of `size` bytes up to and including the function code."""
-    memcpy(reply, frame, FUNCTION + 1)
-    reply[4] = (size - HEADER) >> 8
-    reply[5] = (size - HEADER) & 0xFF
-
-
-cdef bytes refusal(const unsigned char* frame, int code):
-    """Return the exception reply with `code` to the request `frame`."""
-    cdef bytes reply = PyBytes_FromStringAndSize(NULL, FUNCTION + 2)
-    cdef unsigned char* out = <unsigned char*>PyBytes_AS_STRING(reply)
-    start_reply(out, frame, FUNCTION + 2)
-    out[FUNCTION] |= 0x80
-    out[FUNCTION + 1] = code
-    return reply
-
-
-cdef int exception_code(object answer) except -1:
-    """Check that a unit's answer is a Modbus exception code, and return it."""
-    if not isinstance(answer, int) or not 1 <= answer <= 255:
-        raise InvariantError(f"a unit answered {answer!r}; allowed are registers or an exception code 1..255")
-    return answer
-
-
-cdef class Connection:
+cdef class Connection(Engine):
     """The server's end of one Modbus TCP connection.
 
     Parameters
     ----------
-    units : Mapping[int, Unit]
+    units : Mapping[int, Unit] or Units
         The units behind this server by unit id, 0..255; the first one also answers for the server itself.
-        The mapping is copied.
+    absent : int
+        Exception code for unit ids that are not there; 0 answers nothing, which no correct server does.
+    rights : Rights, optional
+        ``allows(unit_id, function, address, count)`` is asked before the unit is; False gives exception 01.
 
     Attributes
     ----------
@@ -118,27 +145,22 @@ cdef class Connection:
     Raises
     ------
     ScenarioError
-        `units` is empty or has a key that is no unit id.
+        `units` is empty or has a key that is no unit id; `absent` is no exception code.
     """
 
     cdef readonly bint closed
     cdef readonly int pending
-    cdef readonly long long frames
-    cdef public object last_error
-    cdef dict units
-    cdef bint suspect
+    cdef int absent
     cdef unsigned char held[ADU_MAX]
 
-    def __init__(self, units):
-        self.units = dict(units)
-        if not self.units:
-            raise ScenarioError("units: none found; a Modbus server needs at least one, with a unit id of 0..255")
-        for unit_id in self.units:
-            if type(unit_id) is not int or not 0 <= unit_id <= 255:
-                raise ScenarioError(f"units: unit id {unit_id!r} found; allowed are whole numbers 0..255")
-        first = next(iter(self.units.values()))
-        self.units.setdefault(0, first)
-        self.units.setdefault(255, first)
+    def __init__(self, units, *, absent=TARGET_SILENT, rights=None):
+        self.units = units if isinstance(units, Units) else Units(units)
+        if self.units.serial:
+            raise ScenarioError("units: those of a serial line found; a TCP connection needs its own")
+        if type(absent) is not int or not 0 <= absent <= 255:
+            raise ScenarioError(f"absent: {absent!r} found; allowed are exception codes 1..255, or 0 for none")
+        self.absent = absent
+        self.rights = rights
 
     def receive(self, bytes data not None):
         """Take the next bytes of the stream and return the replies to all requests that they complete.
@@ -153,13 +175,44 @@ cdef class Connection:
         bytes
             The replies in the order of the requests; empty if no request was completed.
         """
-        cdef const unsigned char* source = <const unsigned char*>PyBytes_AS_STRING(data)
+        cdef replies_t out
+        out.data, out.size, out.room = out.first, 0, sizeof(out.first)
+        try:
+            self._take(data, &out, None, None)
+            return PyBytes_FromStringAndSize(<const char *>out.data, out.size)
+        finally:
+            if out.data != out.first:
+                free(out.data)
+
+    def exchange(self, bytes data not None, admit=None):
+        """Do as `receive` does, but return each request with its reply; for servers that misbehave on purpose.
+
+        Parameters
+        ----------
+        data : bytes
+            Any piece of the stream.
+        admit : callable, optional
+            Asked with each request before it is carried out: None carries it out, bytes are its reply instead.
+
+        Returns
+        -------
+        list of (bytes, bytes)
+            Request and reply, both as whole frames; the reply is empty where nothing is answered.  Frames with
+            a foreign protocol id are no requests: neither asked for nor returned.
+        """
+        cdef replies_t out
+        cdef list pairs = []
+        out.data, out.size, out.room = out.first, 0, sizeof(out.first)
+        self._take(data, &out, pairs, admit)  # each reply is taken out at once: `out` never grows
+        return pairs
+
+    cdef int _take(self, bytes data, replies_t *out, list pairs, admit) except -1:
+        cdef const unsigned char *source = <const unsigned char *>PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t taken = 0
         cdef int wanted
-        cdef list replies = []
         if self.pending > 0 and not self.closed:
-            taken = self._complete(source, size, replies)
+            taken = self._complete(source, size, out, pairs, admit)
         while not self.closed and size - taken >= HEADER:
             wanted = frame_size(source + taken, self.suspect)
             if wanted == 0:
@@ -167,21 +220,23 @@ cdef class Connection:
             elif wanted > size - taken:
                 break
             else:
-                self._answer(source + taken, wanted, replies)
+                self._serve(source + taken, wanted, out, pairs, admit)
                 taken += wanted
         if taken < size and not self.closed:  # less than a header, or less than the frame its header announces
             self.pending = <int>(size - taken)
             memcpy(self.held, source + taken, self.pending)
-        return b"".join(replies)
+        return 0
 
-    cdef Py_ssize_t _complete(self, const unsigned char* source, Py_ssize_t size, list replies) except -1:
+    cdef Py_ssize_t _complete(
+        self, const unsigned char *source, Py_ssize_t size, replies_t *out, list pairs, admit
+    ) except -1:
         """Complete the held frame from `source`; return how many bytes of it were used."""
         cdef Py_ssize_t taken = 0
         cdef Py_ssize_t step
         cdef int wanted
         while self.pending > 0 and taken < size:
             # A held header was checked when it became complete, so its frame size is never 0 here.
-            wanted = HEADER if self.pending < HEADER else HEADER + word(self.held + 4)
+            wanted = HEADER if self.pending < HEADER else HEADER + rt_word(self.held + 4)
             step = min(<Py_ssize_t>(wanted - self.pending), size - taken)
             memcpy(self.held + self.pending, source + taken, step)
             self.pending += <int>step
@@ -191,98 +246,130 @@ cdef class Connection:
                     self._end()
             elif self.pending == wanted:
                 self.pending = 0
-                self._answer(self.held, wanted, replies)
+                self._serve(self.held, wanted, out, pairs, admit)
         return taken
 
     cdef void _end(self) noexcept:
         self.closed = True
         self.pending = 0
 
-    cdef int _answer(self, const unsigned char* frame, int size, list replies) except -1:
-        """Answer one whole frame."""
-        cdef int function = frame[FUNCTION]
+    cdef int _serve(self, const unsigned char *frame, int size, replies_t *out, list pairs, admit) except -1:
+        """Answer one whole frame into `out`, or into `pairs` if there is such a list."""
         self.frames += 1
         self.suspect = False
-        if word(frame + 2) != 0:
+        if rt_word(frame + 2) != 0:
             return 0
-        unit = self.units.get(frame[UNIT])
-        if unit is None:
-            replies.append(refusal(frame, TARGET_SILENT))
-        elif function == READ_HOLDING:
-            replies.append(self._read(unit, frame, size))
-        elif function == WRITE_SINGLE:
-            replies.append(self._write_single(unit, frame, size))
-        elif function == WRITE_MULTIPLE:
-            replies.append(self._write_multiple(unit, frame, size))
-        else:
-            replies.append(refusal(frame, ILLEGAL_FUNCTION))
+        if pairs is None:
+            return self._answer(frame, size, out)
+        request = PyBytes_FromStringAndSize(<const char *>frame, size)
+        instead = None if admit is None else admit(request)
+        if instead is None:
+            self._answer(frame, size, out)
+            instead = PyBytes_FromStringAndSize(<const char *>out.data, out.size)
+            out.size = 0
+        elif type(instead) is not bytes:
+            raise TypeError(f"admit returned {instead!r}; allowed are None and bytes")
+        pairs.append((request, instead))
         return 0
 
-    cdef bytes _read(self, object unit, const unsigned char* frame, int size):
-        cdef int address, count
-        cdef bytes reply
-        cdef unsigned char* out
-        if size != COUNT + 2:
-            self.suspect = True
-            return refusal(frame, ILLEGAL_VALUE)
-        address, count = word(frame + ADDRESS), word(frame + COUNT)
-        if count < 1 or count > READ_COUNT_MAX:
-            return refusal(frame, ILLEGAL_VALUE)
-        if address + count > 0x10000:
-            return refusal(frame, ILLEGAL_ADDRESS)
-        try:
-            answer = unit.read(address, count)
-            if type(answer) is not bytes:
-                return refusal(frame, exception_code(answer))
-            if PyBytes_GET_SIZE(answer) != 2 * count:
-                raise InvariantError(
-                    f"a unit answered {len(answer)} bytes to a read of {count} registers at {address}; "
-                    f"{2 * count} are needed"
-                )
-        except Exception as error:
-            self.last_error = error
-            return refusal(frame, DEVICE_FAILURE)
-        reply = PyBytes_FromStringAndSize(NULL, FUNCTION + 2 + 2 * count)
-        out = <unsigned char*>PyBytes_AS_STRING(reply)
-        start_reply(out, frame, FUNCTION + 2 + 2 * count)
-        out[FUNCTION + 1] = 2 * count
-        memcpy(out + FUNCTION + 2, PyBytes_AS_STRING(answer), 2 * count)
-        return reply
+    cdef int _answer(self, const unsigned char *frame, int size, replies_t *out) except -1:
+        cdef Slot slot = <Slot>self.units.slots[frame[UNIT]]
+        cdef unsigned char *reply
+        make_room(out)
+        reply = out.data + out.size
+        if slot is not None:
+            size = self.reply(slot, frame[UNIT], frame + FUNCTION, size - FUNCTION, reply + FUNCTION)
+        elif self.absent != 0:
+            size = refuse(frame + FUNCTION, self.absent, reply + FUNCTION)
+        else:
+            return 0
+        memcpy(reply, frame, 4)
+        reply[4] = 0
+        reply[5] = 1 + size
+        reply[UNIT] = frame[UNIT]
+        out.size += FUNCTION + size
+        return 0
 
-    cdef bytes _write_single(self, object unit, const unsigned char* frame, int size):
-        if size != COUNT + 2:
-            self.suspect = True
-            return refusal(frame, ILLEGAL_VALUE)
-        return self._write(unit, frame, frame + COUNT, 1)
 
-    cdef bytes _write_multiple(self, object unit, const unsigned char* frame, int size):
-        cdef int count
-        if size < VALUES or size != VALUES + frame[BYTE_COUNT]:
-            self.suspect = True
-            return refusal(frame, ILLEGAL_VALUE)
-        count = word(frame + COUNT)
-        if count < 1 or count > WRITE_COUNT_MAX or frame[BYTE_COUNT] != 2 * count:
-            return refusal(frame, ILLEGAL_VALUE)
-        return self._write(unit, frame, frame + VALUES, count)
+cdef class SerialServer(Engine):
+    """The units of one serial line: one complete frame in, its reply out.
 
-    cdef bytes _write(self, object unit, const unsigned char* frame, const unsigned char* values, int count):
-        """Write `count` registers.
+    Timing is the line's business: what a gap makes of a frame is not known here.
 
-        The reply repeats the address and the word after it: the value of function 6, the count of function 16.
+    Parameters
+    ----------
+    units : Mapping[int, Unit]
+        By unit id, 1..247.
+
+    Attributes
+    ----------
+    frames : int
+        Frames taken so far whose form and check were right, for whatever unit.
+    last_error : Exception or None
+        What a unit last raised or got wrong.  May be set back to None.
+
+    Raises
+    ------
+    ScenarioError
+        `units` is empty or has a key that is no unit id of a serial line.
+    """
+
+    def __init__(self, units):
+        self.units = Units(units, serial=True)
+
+    def rtu(self, bytes frame not None):
+        """Return the reply to a binary frame; empty for silence."""
+        cdef const unsigned char *source = <const unsigned char *>PyBytes_AS_STRING(frame)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(frame) - 2
+        cdef unsigned char out[SERIAL_MAX + 2]
+        cdef int crc
+        if not SERIAL_MIN <= size <= SERIAL_MAX:
+            return b""
+        if rt_crc16(source, size) != (source[size] | source[size + 1] << 8):
+            return b""
+        size = self._serve(source, <int>size, out)
+        if size == 0:
+            return b""
+        crc = rt_crc16(out, size)
+        out[size] = crc & 0xFF
+        out[size + 1] = crc >> 8
+        return PyBytes_FromStringAndSize(<const char *>out, size + 2)
+
+    def ascii(self, bytes line not None):
+        """Return the reply to a text line, from ``:`` to CR LF; empty for silence.
+
+        What precedes the last ``:`` is ignored: a colon begins a frame, wherever it comes.  Digits are 0-9 and
+        A-F, as the serial line guide has them.
         """
-        cdef int address = word(frame + ADDRESS)
-        cdef bytes reply
-        cdef unsigned char* out
-        if address + count > 0x10000:
-            return refusal(frame, ILLEGAL_ADDRESS)
-        try:
-            answer = unit.write(address, PyBytes_FromStringAndSize(<const char*>values, 2 * count))
-            if type(answer) is not int or answer != 0:
-                return refusal(frame, exception_code(answer))
-        except Exception as error:
-            self.last_error = error
-            return refusal(frame, DEVICE_FAILURE)
-        reply = PyBytes_FromStringAndSize(<const char*>frame, COUNT + 2)
-        out = <unsigned char*>PyBytes_AS_STRING(reply)
-        start_reply(out, frame, COUNT + 2)
-        return reply
+        cdef unsigned char out[SERIAL_MAX + 1]
+        cdef bytes frame
+        cdef Py_ssize_t size
+        before, colon, text = line.rpartition(b":")
+        if not colon or not text.endswith(b"\r\n"):
+            return b""
+        text = text.removesuffix(b"\r\n")
+        if len(text) % 2 or text.strip(_DIGITS):
+            return b""
+        frame = bytes.fromhex(text.decode("ascii"))
+        size = len(frame) - 1
+        if not SERIAL_MIN <= size <= SERIAL_MAX or lrc(frame) != 0:
+            return b""
+        size = self._serve(<const unsigned char *>PyBytes_AS_STRING(frame), <int>size, out)
+        if size == 0:
+            return b""
+        out[size] = rt_lrc(out, size)
+        return b":%b\r\n" % PyBytes_FromStringAndSize(<const char *>out, size + 1).hex().upper().encode()
+
+    cdef int _serve(self, const unsigned char *frame, int size, unsigned char *out) except -1:
+        """Answer a frame without its check into `out`; return the size of the reply, 0 for silence."""
+        cdef Slot slot = <Slot>self.units.slots[frame[0]]
+        self.frames += 1
+        if frame[0] == 0:
+            if frame[1] in _BROADCAST:
+                for slot in self.units.distinct:
+                    self.reply(slot, 0, frame + 1, size - 1, out)
+            return 0
+        if slot is None:
+            return 0
+        out[0] = frame[0]
+        return 1 + self.reply(slot, frame[0], frame + 1, size - 1, out + 1)

@@ -35,7 +35,13 @@ OUTSIDE_WORLD = (
 DATA = ("importlib.resources",)
 """Bundled files are constants."""
 MAY = {
-    "emulator/server.py": ("asyncio", "socket", "ssl"),
+    "emulator/server.py": ("asyncio", "socket"),
+    "emulator/serial_line.py": ("asyncio",),
+    "emulator/rtu_tcp.py": ("asyncio",),
+    "emulator/tls.py": ("ssl",),
+    "emulator/quirks/transport.py": ("asyncio",),
+    "emulator/quirks/transport_peer.py": ("asyncio", "socket"),
+    "emulator/_peer.pyi": ("asyncio",),
     "emulator/_kernel.pyx": ("concurrent.futures",),
 }
 """The server is the one file that does I/O; even there the loop is the only clock.  The kernel may hand
@@ -230,12 +236,12 @@ def impure_c(source: str) -> Iterator[str]:
 
 
 def sources(room: str) -> list[Path]:
-    return sorted(p for p in (ROOT / room).rglob("*") if p.suffix in {".py", ".pyx", ".pyi"})
+    return sorted(p for p in (ROOT / room).rglob("*") if p.suffix in {".py", ".pyx", ".pxd", ".pyi"})
 
 
 def names_of(path: Path) -> Names:
     text = path.read_text(encoding="utf-8")
-    return names_of_cython(text) if path.suffix == ".pyx" else names_of_python(text)
+    return names_of_cython(text) if path.suffix in {".pyx", ".pxd"} else names_of_python(text)
 
 
 def placed(path: Path, objections: Iterable[str]) -> list[str]:

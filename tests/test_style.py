@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("emulator", "hil", "controllers", "fixtures", "tests", "docs", ".ci")
-CODE = {".py", ".pyx", ".h"}
+CODE = {".py", ".pyx", ".pxd", ".h", ".c"}
 PROSE_AND_DATA = {".pyi", ".md", ".yaml", ".yml", ".toml", ".in", ".csv", ""}
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
@@ -45,7 +45,13 @@ def long_file(text: str) -> Iterator[str]:
 
 def long_functions(text: str, suffix: str) -> Iterator[str]:
     """Object to functions that have grown too long."""
-    spans = {".py": python_functions, ".pyx": cython_functions, ".h": c_functions}[suffix](text)
+    spans = {
+        ".py": python_functions,
+        ".pyx": cython_functions,
+        ".pxd": cython_functions,
+        ".h": c_functions,
+        ".c": c_functions,
+    }[suffix](text)
     for name, first, last in spans:
         if last - first + 1 > FUNCTION_LINES_MAX:
             yield f"{first}: {name} has {last - first + 1} lines; at most {FUNCTION_LINES_MAX}"

@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.pdu.mei_message import ReadDeviceInformationResponse
 from ridethrough.emulator.server import TcpServer, serve_tcp
 
-from tests.emulator.test_modbus_table import Memory
+from tests.emulator.modbus_rows import Device, Memory
 from tests.emulator.test_server import WAIT_S, run
 
 
@@ -40,6 +41,37 @@ def test_pymodbus_client() -> None:
             assert [a.registers for a in answers] == [[0x1000 + i] for i in range(20, 40)]
             client.close()
             assert memory.read(198, 2) == bytes.fromhex("10c6 10c7")
+
+    run(main())
+
+
+def test_pymodbus_client_with_every_function() -> None:
+    async def main() -> None:
+        device = Device()
+        async with await serve_tcp({1: device}) as server:
+            client = AsyncModbusTcpClient(server.host, port=server.port, timeout=WAIT_S, retries=0)
+            assert await client.connect()
+            assert (await client.read_coils(1, count=9)).bits[:9] == device.coils[1:10]
+            assert (await client.read_discrete_inputs(0, count=6)).bits[:6] == device.inputs[:6]
+            assert (await client.read_input_registers(7, count=2)).registers == [0x1007, 0x1008]
+            assert not (await client.write_coil(1, True)).isError()
+            assert not (await client.write_coils(4, [True] * 9)).isError()
+            assert device.coils[:14] == [i % 3 == 0 or i == 1 or 4 <= i < 13 for i in range(14)]
+            assert not (await client.mask_write_register(address=3, and_mask=0xFF, or_mask=0xAB00)).isError()
+            answer = await client.readwrite_registers(
+                read_address=3, read_count=2, write_address=4, values=[0xCAFE], device_id=1
+            )
+            assert answer.registers == [0xAB03, 0xCAFE]
+            assert not (await client.diag_query_data(b"\x12\x34")).isError()
+            found: dict[int, bytes] = {}
+            first, more = 0, True
+            while more:
+                page = await client.read_device_information(read_code=3, object_id=first)
+                assert isinstance(page, ReadDeviceInformationResponse)
+                found |= page.information
+                first, more = page.next_object_id, bool(page.more_follows)
+            assert found == device.objects
+            client.close()
 
     run(main())
 

@@ -10,8 +10,11 @@ import time
 import pytest
 from ridethrough.emulator.server import PIECE_BYTES, Limits, TcpServer, serve_tcp
 
+from tests.emulator.loops import either_loop, run
 from tests.emulator.test_modbus_table import GOOD, GOOD_REPLY, Memory
-from tests.emulator.test_server import WAIT_S, Streams, ask, dial, run, to_the_end, until
+from tests.emulator.test_server import WAIT_S, Streams, ask, dial, to_the_end, until
+
+pytestmark = pytest.mark.usefixtures(either_loop.__name__)
 
 
 def test_row_33_incomplete_frame_is_cut_without_an_answer() -> None:
