@@ -15,26 +15,19 @@
 /* What a point can show. */
 #define RT_QUANTITIES(X) \
     /* At the AC terminals. */ \
-    X(power_w) \
-    X(power_w_phase) \
-    X(reactive_var) \
-    X(reactive_var_phase) \
-    X(apparent_va) \
-    X(apparent_va_phase) \
+    X(power_w) X(power_w_phase) \
+    X(reactive_var) X(reactive_var_phase) \
+    X(apparent_va) X(apparent_va_phase) \
     X(power_factor) \
-    X(current_a) \
-    X(current_a_phase) \
-    X(voltage_v) \
-    X(voltage_v_line) \
+    X(current_a) X(current_a_phase) \
+    X(voltage_v) X(voltage_v_line) \
     X(frequency_hz) \
-    X(discharge_wh) \
-    X(charge_wh) \
+    X(discharge_wh) X(charge_wh) \
     /* Battery. */ \
     X(battery_w) \
     X(battery_v) \
     X(battery_a) \
-    X(charge_a_max) \
-    X(discharge_a_max) \
+    X(charge_a_max) X(discharge_a_max) \
     X(cell_v) \
     X(cell_c) \
     X(energy_wh) \
@@ -52,11 +45,11 @@
     X(ports_alarmed) \
     X(battery_port_status) \
     X(battery_port_alarms) \
-    X(pv_string_w) \
-    X(pv_string_wh) \
+    X(pv_string_w) X(pv_string_wh) \
     X(pv_string_state) \
     X(pv_port_status) \
-    /* States, as SunSpec enumerations and bit fields. */ \
+    /* States, as SunSpec enumerations and bit fields; how warm the cabinet is. */ \
+    X(cabinet_c) \
     X(operating) \
     X(inverter_state) \
     X(inverter_state_old) \
@@ -64,16 +57,13 @@
     X(alarms) \
     X(der_mode) \
     X(throttle_sources) \
-    X(pv_connection) \
-    X(storage_connection) \
+    X(pv_connection) X(storage_connection) \
     X(active_controls) \
-    X(heartbeat_s) \
-    X(heartbeat_s_16) \
+    X(heartbeat_s) X(heartbeat_s_16) \
     X(enter_delay_s_left) \
     X(volt_var_ref_pu) \
     /* Settings; those of the grid-support functions lie in the image as bytes, see image_grid.py. */ \
-    X(permit) \
-    X(permit_old) \
+    X(permit) X(permit_old) \
     X(permit_rvrt_s) \
     X(operation) \
     X(alarm_reset) \
@@ -99,19 +89,17 @@
     X(reserve_frac) \
     X(controller_heartbeat) \
     X(battery_controller_heartbeat) \
+    X(battery_operation) \
+    X(battery_inverter_state) \
     /* At the home's meter. */ \
-    X(import_w) \
-    X(import_w_phase) \
+    X(import_w) X(import_w_phase) \
     X(import_var) \
     X(meter_va) \
     X(meter_power_factor) \
-    X(meter_a) \
-    X(meter_a_phase) \
-    X(grid_v) \
-    X(grid_v_line) \
+    X(meter_a) X(meter_a_phase) \
+    X(grid_v) X(grid_v_line) \
     X(grid_hz) \
-    X(import_wh) \
-    X(export_wh) \
+    X(import_wh) X(export_wh) \
     X(meter_events)
 
 /* What the registers hold and the plant does not: how a set-point was written, the lengths of timers. */
@@ -129,7 +117,8 @@
     X(operation) /* last command of 715.OpCtl */ \
     X(alarm_reset) \
     X(controller_heartbeat) \
-    X(battery_controller_heartbeat)
+    X(battery_controller_heartbeat) \
+    X(battery_inverter_state) /* 802.SetInvState as written */
 
 /* Constants of a profile that are needed here. */
 #define RT_CONSTANTS(X) \
@@ -168,6 +157,7 @@ static const char *const RT_CONSTANT_NAMES[] = {RT_CONSTANTS(RT_NAME)};
 #define RT_FLOW_W 1.0 /* below this the cells neither charge nor discharge, for the status points */
 #define RT_MILD_C 20.0 /* cells that may not be used are too hot above this, too cold below */
 #define RT_SQRT_3 1.7320508075688772
+#define RT_CABINET_K 20.0 /* the cabinet over its surroundings at the loss of full power; assumed */
 
 static inline double rt_unknown(void)
 {
@@ -303,6 +293,15 @@ static inline double rt_throttle_sources(const double *p, const double *c, const
     return (double)bits;
 }
 
+/* Cabinet of the inverter; its rise follows the converter's loss at once, its heat capacity is not modelled. */
+static inline double rt_cabinet(const double *p, const double *u, const double *s)
+{
+    double rated_w = P(power_w_discharge_max);
+    double loss_w = (P(loss_a_per_w) * rated_w + P(loss_b_frac)) * rated_w + P(loss_c_w);
+
+    return loss_w > 0.0 ? U(ambient_c) + RT_CABINET_K * (S(loss_w) / loss_w) : U(ambient_c);
+}
+
 /* Which settings shape the output now (122.StActCtl). */
 static inline double rt_active_controls(const double *c)
 {
@@ -332,6 +331,7 @@ static inline void rt_measure_inverter(
     Q(inverter_state) = running ? 3.0 : enter ? (permit ? 2.0 : 0.0) : changes ? 2.0
                         : status == STATUS_overload ? 6.0 : 7.0;
     Q(inverter_state_old) = Q(inverter_state) + 1.0; /* models 101 and 103 count from 1; their 4 is MPPT */
+    Q(cabinet_c) = rt_cabinet(p, u, s);
     Q(operating) = running;
     Q(grid_connected) = on_grid;
     Q(der_mode) = on_grid ? 1.0 : forms ? 2.0 : 0.0; /* GRID_FOLLOWING, GRID_FORMING */
@@ -473,6 +473,8 @@ static inline void rt_measure_settings(const double *p, const double *c, double 
     Q(reserve_frac) = C(reserve_frac);
     Q(controller_heartbeat) = H(controller_heartbeat);
     Q(battery_controller_heartbeat) = H(battery_controller_heartbeat);
+    Q(battery_operation) = C(bms_open) != 0.0 ? 2.0 : 1.0; /* DISCONNECT, CONNECT */
+    Q(battery_inverter_state) = H(battery_inverter_state);
 }
 
 static inline void rt_measure(

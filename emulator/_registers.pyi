@@ -4,6 +4,12 @@ from typing import Final, Protocol, type_check_only
 import numpy as np
 from numpy.typing import NDArray
 
+from ._pdu import Reader, Registers
+
+NEAREST: Final[int]
+DOWN: Final[int]
+FLOAT: Final[int]
+
 @type_check_only
 class PlantArrays(Protocol):
     @property
@@ -26,15 +32,18 @@ def constant_names() -> tuple[str, ...]: ...
 class PointTable:
     count: Final[int]
     def __init__(
-        self, rows: Sequence[tuple[int, int, int, bool, float, float, float, float, int]]
+        self,
+        rows: Sequence[tuple[int, int, int, int, float, float, float, float, int]],
+        bodies: Sequence[tuple[int, int]] = ...,
+        numbers: Sequence[tuple[int, int]] = ...,
     ) -> None: ...
 
 def encode(
-    value: float, size: int, down: bool, factor: float, divisor: float, low: float, high: float, blank: int
+    value: float, size: int, form: int, factor: float, divisor: float, low: float, high: float, blank: int
 ) -> bytes: ...
 def decode(data: bytes | bytearray | memoryview, signed: bool) -> int: ...
 
-class RegisterImage:
+class RegisterImage(Registers):
     base_address: Final[int]
     count: Final[int]
     watching: bool
@@ -54,4 +63,4 @@ class RegisterImage:
     def poke(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
     def peek(self, offset: int, size: int) -> bytes: ...
     def measure(self) -> dict[str, float]: ...
-    def read(self, address: int, count: int) -> bytes | int: ...
+    def read(self, address: int, count: int, reader: Reader | None = ...) -> bytes | int: ...

@@ -2,7 +2,7 @@
 
 Duty: decide which writes are allowed, and what a written point does to the plant.  Reading and encoding are
 compiled (`_registers.RegisterImage`); where a point lies and what it may hold is the layout's business;
-settings of the grid-support functions (703, 704 in part, 705 to 712) are in image_grid.py.
+settings of the grid-support functions (123 and 704 in part, 703, 705 to 712) are in image_grid.py.
 
 Rules of writes, in this order; a write does all or nothing:
 
@@ -12,7 +12,8 @@ Rules of writes, in this order; a write does all or nothing:
 4. Settings that the device cannot take, such as values outside their adjustable range: exception 3.
 
 What is written can be read back at once.  Two models can be two views of one setting: 123 and 704 of the
-limit, 123.Conn, 703.ES and 715.OpCtl of the permit, 124.MinRsvPct and 802.SoCRsvMin of the reserve.
+limit, 123.Conn, 703.ES and 715.OpCtl of the permit, 124.MinRsvPct and 802.SoCRsvMin of the reserve, 123 and
+704 of power factor and reactive power (image_old.py).
 
 Revert timers.  A timeout of 0 means no timer.  A timeout written while its function is off arms nothing; it
 starts when the function is enabled ("timer first, then set-point").  Any write to the points of an enabled
@@ -30,6 +31,7 @@ Ena after expiry.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -39,17 +41,24 @@ from .cells import CHEMISTRIES
 from .errors import InvariantError, ScenarioError
 from .fields import CONTROL, LANES, TICKS_PER_S
 from .image_grid import GridRegisters, factory
-from .layout import Layout, compile_layout, compile_meter_layout
+from .layout import Layout, compile_layouts
 from .plant import Plant
 from .points import Point
-from .profile import DeviceProfile
 
 ILLEGAL_ADDRESS: Final = 2
 ILLEGAL_VALUE: Final = 3
 
 UNIT_ID_MAX: Final = 247
 
+IDENTIFICATION: Final = {0: "Mn", 1: "Md", 2: "Vr", 4: "Md", 5: "Md"}
+"""Objects of function 43/14 (vendor name, product code, revision, product name, model name) in model 1; there
+is no vendor URL."""
+
 MODE_WATTS: Final = 1.0
+INVERTER_STARTED: Final = 3.0
+"""802.SetInvState."""
+DISCONNECT: Final = 2.0
+"""802.SetOp."""
 
 _SETTINGS: Final = _registers.setting_names()
 
@@ -57,7 +66,9 @@ _LIMIT: Final = frozenset({"limit_ena", "limit_frac", "limit_rvrt_ena", "limit_r
 _SET_VALUES: Final = frozenset({"set_mode", "set_w", "set_rvrt_w", "set_frac", "set_rvrt_frac"})
 _SET: Final = _SET_VALUES | {"set_ena", "set_rvrt_ena", "set_rvrt_s"}
 _WINDOW: Final = frozenset({"window_mode", "window_in_frac", "window_out_frac", "window_rvrt_s"})
-_KEPT: Final = frozenset({"controller_heartbeat", "battery_controller_heartbeat", "alarm_reset"})
+_KEPT: Final = frozenset(
+    {"controller_heartbeat", "battery_controller_heartbeat", "alarm_reset", "battery_inverter_state"}
+)
 _PERMIT: Final = frozenset({"permit", "permit_old", "permit_rvrt_s", "operation"})
 _GIVES_PERMIT: Final = (1.0, 3.0)
 """715.OpCtl: START, EXIT_STANDBY."""
@@ -124,7 +135,9 @@ def _apply_permit(control: Values, held: Values, values: Mapping[str, float]) ->
         control["permit_rvrt_ticks"] = _ticks(held["permit_rvrt_s"], control["permit"] == 0.0)
 
 
-def _constants_of(profile: DeviceProfile) -> tuple[float, ...]:
+@lru_cache(maxsize=256)
+def _constants_of(layout: Layout) -> tuple[float, ...]:
+    profile = layout.profile
     values = {
         "phases": float(profile.face.phases),
         "voltage_v": profile.face.voltage_v,
@@ -156,20 +169,19 @@ class DeviceImage(_registers.RegisterImage):
     def __init__(self, plant: Plant, device: int, layout: Layout) -> None:
         self._held = np.zeros(len(_SETTINGS))
         self._held[_SETTINGS.index("set_mode")] = MODE_WATTS
-        initial = bytearray(factory(layout)[0])
-        serial = layout.point(1, "SN")
-        first = 2 * (serial.address - layout.base_address)
-        text = f"{'M' if layout.meter else 'D'}{device:06d}".encode()
-        initial[first : first + 2 * serial.size] = text.ljust(2 * serial.size, b"\0")
+        self._held[_SETTINGS.index("battery_inverter_state")] = INVERTER_STARTED
         super().__init__(
             plant,
             device,
             layout.base_address,
-            bytes(initial),
+            factory(layout).initial,
             layout.table,
-            _constants_of(layout.profile),
+            _constants_of(layout),
             self._held,
         )
+        serial = layout.point(1, "SN")
+        text = f"{'M' if layout.meter else 'D'}{device:06d}".encode()
+        self.poke(2 * (serial.address - layout.base_address), text)
         self.layout = layout
         self._plant = plant
         self._place = (device // LANES, device % LANES)
@@ -179,6 +191,28 @@ class DeviceImage(_registers.RegisterImage):
     def follow(self, moved: bool) -> None:
         """Bring the settings registers up to date."""
         self._grid.follow(moved)
+
+    @property
+    def functions(self) -> frozenset[int]:
+        """Function codes this unit serves."""
+        return self.layout.functions
+
+    def identify(self) -> dict[int, bytes]:
+        """Return the objects that function 43/14 identifies the unit by, as model 1 has them, in ASCII."""
+        found = {}
+        for number, name in IDENTIFICATION.items():
+            point = self.layout.point(1, name)
+            data = self.peek(2 * (point.address - self.layout.base_address), 2 * point.size)
+            found[number] = data.rstrip(b"\0").decode().encode("ascii", "replace")
+        return found
+
+    def read_bits(self, address: int, count: int, inputs: bool) -> int:
+        """Answer that there is no such coil or discrete input: SunSpec has none."""
+        return ILLEGAL_ADDRESS
+
+    def write_bits(self, address: int, count: int, data: bytes) -> int:
+        """Answer that there is no such coil."""
+        return ILLEGAL_ADDRESS
 
     def write(self, address: int, data: bytes) -> int:
         """Write registers from `address` on, all or nothing.
@@ -251,6 +285,8 @@ class DeviceImage(_registers.RegisterImage):
         if written & _PERMIT:
             _apply_permit(control, held, values)
         control["reserve_frac"] = values.get("reserve_frac", control["reserve_frac"])
+        if "battery_operation" in values:
+            control["bms_open"] = float(values["battery_operation"] == DISCONNECT)
         _put(held, values, _KEPT)
         self._held[:] = [held[name] for name in _SETTINGS]
         self.expire()
@@ -276,7 +312,5 @@ def units_of(plant: Plant, device: int, unit_id: int = 1) -> dict[int, DeviceIma
             f"device {device} ({profile.profile}): unit ids {unit_id} and {meter_id} for its meter; "
             f"allowed 1 to {UNIT_ID_MAX}"
         )
-    return {
-        unit_id: DeviceImage(plant, device, compile_layout(profile)),
-        meter_id: DeviceImage(plant, device, compile_meter_layout(profile)),
-    }
+    inverter, meter = compile_layouts(profile)
+    return {unit_id: DeviceImage(plant, device, inverter), meter_id: DeviceImage(plant, device, meter)}

@@ -1,4 +1,4 @@
-"""Registers of the grid-support settings of one device: SunSpec 703, 704 in part, 705 to 712.
+"""Registers of the grid-support settings of one device: SunSpec 703, 705 to 712, and 123 and 704 in part.
 
 Duty: keep these registers, say which writes are allowed, and turn writes into `GridSettings` of the plant.
 They change with settings alone, so they lie in the image as bytes and cost a read nothing.
@@ -32,7 +32,8 @@ does not happen when the function is off by then, which only the bench can do wi
 when it is not allowed any more, because another reactive function has been enabled.
 
 704.VarSet and VarSetPct are kept apart, as written; VarSetMod says which is in force, and of what the
-percentage is.  VAR_AVAIL_PCT is refused: what is available changes from step to step.
+percentage is.  VAR_AVAIL_PCT is refused: what is available changes from step to step.  123 is a second view
+of constant power factor and reactive power; see image_old.py.
 
 References
 ----------
@@ -45,8 +46,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from . import image_old
 from ._registers import RegisterImage
 from .fields import TICKS_PER_S
 from .grid_settings import (
@@ -55,12 +57,12 @@ from .grid_settings import (
     GridSettings,
     PowerFactor,
     SettingError,
-    VarBase,
     check,
     default_settings,
     ratings,
 )
 from .image_curves import CURVES as CURVE_OF
+from .image_old import VAR_BASE, VARS
 from .layout import Layout
 from .plant import Plant
 from .profile import DeviceProfile
@@ -84,13 +86,16 @@ _ENTER: Final = {
 }
 _SIDES: Final = {"PFWInj": "inject", "PFWAbs": "absorb"}
 _EXCITATION: Final[tuple[Excitation, ...]] = ("over", "under")
-_VARS: Final = 4.0  # 704.VarSetMod
-_VAR_BASE: Final[dict[float, VarBase]] = {0.0: "w_max", 1.0: "var_max", 3.0: "va_max"}
-_FACTORY_704: Final = {"VarSetMod": _VARS, "VarSetPri": 1.0, "PFWInjRvrt.PF": 1.0, "PFWAbsRvrt.PF": 1.0}
+_FACTORY_704: Final = {"VarSetMod": VARS, "VarSetPri": 1.0, "PFWInjRvrt.PF": 1.0, "PFWAbsRvrt.PF": 1.0}
 
 
 def _in_force(settings: GridSettings, model: int) -> dict[str, float | None]:
-    """Return what the registers of one model show of settings; None where they are blank."""
+    """Return what the registers of one model show of settings; None where they are blank.
+
+    Those of 123 hang on 704's, see `image_old.shown`.
+    """
+    if model == 123:
+        return {}
     if model == 703:
         return {point: getattr(settings.enter, name) for point, name in _ENTER.items()}
     if model == 704:
@@ -123,17 +128,46 @@ def _factory_points(settings: GridSettings, model: int, names: list[str]) -> dic
     return points
 
 
+class Factory(NamedTuple):
+    """What all units of one layout begin with.
+
+    Attributes
+    ----------
+    initial : bytes
+        The whole map.
+    settings : GridSettings
+    models : tuple of int
+        Models that have settings.
+    hidden : dict of str to (float or None)
+        Points of 704 where 123 is served without it.
+    """
+
+    initial: bytes
+    settings: GridSettings
+    models: tuple[int, ...]
+    hidden: dict[str, float | None]
+
+
 @lru_cache(maxsize=256)
-def factory(layout: Layout) -> tuple[bytes, GridSettings]:
-    """Return the whole map of a layout with its settings as they are from the factory, and these settings."""
+def factory(layout: Layout) -> Factory:
+    """Return what the units of a layout are from the factory."""
     settings, image = default_settings(layout.profile), bytearray(layout.initial)
-    for model in () if layout.meter else layout.models:
-        names = list(settings_points(layout.profile, model))
-        for name, value in _factory_points(settings, model, names).items() if names else ():
+    served = () if layout.meter else layout.models
+    names_of = {model: list(settings_points(layout.profile, model)) for model in served}
+    models = tuple(model for model, names in names_of.items() if names)
+    begins = {model: _factory_points(settings, model, names_of[model]) for model in models}
+    hidden: dict[str, float | None] = {}
+    if 123 in models:
+        new = begins.get(704)
+        if new is None:
+            new = hidden = _factory_points(settings, 704, list(settings_points(layout.profile, 704)))
+        begins[123] |= image_old.shown(settings, ratings(layout.profile), lambda name: new[name] or 0.0, 1.0)
+    for model, points in begins.items():
+        for name, value in points.items():
             point = layout.point(model, name)
             first = 2 * (point.address - layout.base_address)
             image[first : first + 2 * point.size] = point.encode(float("nan") if value is None else value)
-    return bytes(image), settings
+    return Factory(bytes(image), settings, models, hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +208,9 @@ class GridRegisters:
         self._plant = plant
         self._device = device
         self._profile: DeviceProfile = layout.profile
-        served = () if layout.meter else layout.models
-        self._models = tuple(model for model in served if settings_points(self._profile, model))
-        self._seen = factory(layout)[1]
+        made = factory(layout)
+        self._models, self._seen = made.models, made.settings
+        self._hidden = dict(made.hidden)
         self._running: dict[str, Question] = {}
 
     def follow(self, moved: bool) -> None:
@@ -199,8 +233,11 @@ class GridRegisters:
         """Take what was written to one model, by point name; False: refused, and nothing has changed."""
         before = self._plant.settings(self._device)
         draft = _Draft(model, before, dict(values))
+        beside: Values = {}
         try:
-            if model == 703:
+            if model == 123:
+                beside = self._immediate(draft)
+            elif model == 703:
                 changes: dict[str, Any] = {_ENTER[point]: value for point, value in values.items()}
                 draft.settings = replace(before, enter=replace(before.enter, **changes))
             elif model == 704:
@@ -214,9 +251,12 @@ class GridRegisters:
             return False
         for name, value in draft.written.items():
             self._put(model, name, value)
+        for name, value in beside.items():
+            self._put(704, name, value)
         if draft.settings != before:
             self._plant.set_settings(self._device, draft.settings)
             self._show(draft.settings)
+        self._show_old()
         for key, timer in draft.timers.items():
             self._start(key, timer)
         self._image.expire()
@@ -225,6 +265,9 @@ class GridRegisters:
     # ---- registers
 
     def _put(self, model: int, name: str, value: float | None) -> None:
+        if model == 704 and self._hidden:
+            self._hidden[name] = value
+            return
         point = self._layout.point(model, name)
         data = point.encode(float("nan") if value is None else value)
         self._image.poke(2 * (point.address - self._layout.base_address), data)
@@ -233,6 +276,8 @@ class GridRegisters:
         """Return a point as the write would leave it."""
         if name in draft.written:
             return draft.written[name]
+        if draft.model == 704 and self._hidden:
+            return self._hidden[name]
         point = self._layout.point(draft.model, name)
         data = self._image.peek(2 * (point.address - self._layout.base_address), 2 * point.size)
         return point.decode(data)
@@ -250,17 +295,30 @@ class GridRegisters:
         if settings == self._seen:
             return
         self._seen = settings
-        for model in self._models:
+        models = (*self._models, 704) if self._hidden else self._models
+        for model in models:
             for name, value in _in_force(settings, model).items():
                 self._put(model, name, value)
-        if 704 in self._models:
+        if 704 in models:
             draft = _Draft(704, settings, {})
             mode, var = self._number(draft, "VarSetMod"), settings.var.var_var
-            if mode == _VARS:
+            if mode == VARS:
                 self._put(704, "VarSet", var)
             else:
-                base_var = ratings(self._profile).var_base(_VAR_BASE[mode], absorbs=var < 0.0)
+                base_var = ratings(self._profile).var_base(VAR_BASE[mode], absorbs=var < 0.0)
                 self._put(704, "VarSetPct", var / base_var if base_var else 0.0)
+            self._show_old()
+
+    def _show_old(self) -> None:
+        """Show in 123 what is in force and what 704 holds."""
+        if 123 not in self._models:
+            return
+        new, old = _Draft(704, self._seen, {}), _Draft(123, self._seen, {})
+        before = self._number(old, "OutPFSet")
+        rated = ratings(self._profile)
+        shown = image_old.shown(self._seen, rated, lambda point: self._number(new, point), before)
+        for name, value in shown.items():
+            self._put(123, name, value)
 
     # ---- timers
 
@@ -290,7 +348,17 @@ class GridRegisters:
         self._running[key] = timer.enabled
         self._image.watching = True
 
-    # ---- 704
+    # ---- 123 and 704
+
+    def _immediate(self, draft: _Draft) -> Values:
+        """123.OutPFSet* and VArPct*, as a write to 704; return what it writes there."""
+        new = _Draft(704, draft.settings, {})
+        mode, var = self._number(new, "VarSetMod"), draft.settings.var.var_var
+        new.written = image_old.asked(draft.written, lambda point: self._number(draft, point), mode, var)
+        self._power_factor(new, "PFWInj")
+        self._constant_var(new)
+        draft.settings, draft.timers = new.settings, new.timers
+        return new.written
 
     def _power_factor(self, draft: _Draft, point: str) -> None:
         """704.PFWInj* or PFWAbs*."""
@@ -324,9 +392,9 @@ class GridRegisters:
         if not any(name.startswith("VarSet") for name in draft.written):
             return
         written, mode = draft.written, self._number(draft, "VarSetMod")
-        if mode != _VARS and mode not in _VAR_BASE:
+        if mode != VARS and mode not in VAR_BASE:
             raise SettingError(f"704.VarSetMod: found {mode:g}; allowed are 0, 1, 3 and 4")
-        end = "" if mode == _VARS else "Pct"
+        end = "" if mode == VARS else "Pct"
         now = draft.settings.var
         enabled = bool(written.get("VarSetEna", now.enabled))
         moved = "VarSetMod" in written or f"VarSet{end}" in written
@@ -344,7 +412,7 @@ class GridRegisters:
 
     def _vars(self, mode: float, value: float) -> float:
         """Return a set-point in the unit of its mode as reactive power [var]."""
-        return value if mode == _VARS else ratings(self._profile).reactive_var(value, _VAR_BASE[mode])
+        return value if mode == VARS else ratings(self._profile).reactive_var(value, VAR_BASE[mode])
 
     # ---- 705 to 712
 

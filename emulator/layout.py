@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _registers, sunspec, sunspec_grid, sunspec_values
 from .errors import InvariantError, ScenarioError
-from .points import NUMBER_TYPES, ROUNDED_DOWN, Point
+from .points import NUMBER_TYPES, Point
 from .profile import DeviceProfile
 from .sunspec_definitions import Definition, finest, flatten, is_percent, model_group, units
 
@@ -37,6 +37,9 @@ QUANTITIES: Final[Mapping[str, int]] = {name: k for k, name in enumerate(_regist
 
 SOC_POINTS: Final = ((713, "SoC"), (124, "ChaState"), (802, "SoC"))
 """Where a client reads the state of charge, best first."""
+
+READ_COUNT_MAX: Final = 125
+"""Registers one Modbus request can read; a longer model is read in several, and must be of one instant."""
 
 _MARKER: Final = b"SunS"
 _END: Final = b"\xff\xff\x00\x00"
@@ -66,6 +69,8 @@ class Layout:
         How the dynamic points are encoded.
     by_name : mapping of (int, str) to Point
         By model and point name.
+    functions : frozenset of int
+        Modbus function codes that are served.
     """
 
     profile: DeviceProfile
@@ -77,6 +82,7 @@ class Layout:
     initial: bytes
     table: _registers.PointTable
     by_name: Mapping[tuple[int, str], Point]
+    functions: frozenset[int]
 
     @property
     def count(self) -> int:
@@ -120,7 +126,8 @@ class _Compiler:
         self.scales_used: set[str] = set()
         self.points: list[Point] = []
         self.image = bytearray(_MARKER)
-        self.rows: list[tuple[int, int, int, bool, float, float, float, float, int]] = []
+        self.rows: list[tuple[int, int, int, int, float, float, float, float, int]] = []
+        self.bodies: list[tuple[int, int]] = []
 
     def fail(self, text: str) -> ScenarioError:
         return ScenarioError(f"profile {self.profile.profile}: {text}")
@@ -132,6 +139,8 @@ class _Compiler:
     def add_model(self, model: int) -> None:
         """Lay out one model behind the others."""
         definitions = list(flatten(model_group(model), _counts(self.profile, model)))
+        if model == 1 and self.profile.face.common_length == 65:  # an old map, without the pad register
+            definitions = [pair for pair in definitions if pair[0] != "Pad"]
         served = sunspec.points_of(self.profile, model, self.meter)
         unknown = sorted(set(served) - {name for name, _ in definitions})
         if unknown:
@@ -141,6 +150,9 @@ class _Compiler:
         stated = next(d for name, d in definitions if name == "L").get("value", length)
         if length != stated:
             raise InvariantError(f"model {model} has {length} registers, its definition says {stated}")
+        body = len(self.image) // 2 + 2
+        if length + 2 > READ_COUNT_MAX:
+            self.bodies.append((body, body + length))
         header = {"ID": model, "L": length}
         for name, definition in definitions:
             if name in header:
@@ -233,7 +245,7 @@ class _Compiler:
                 register = point.encode(float(self.constants[quantity]))
             elif quantity in QUANTITIES:
                 span = NUMBER_TYPES[point.type]
-                row = (len(self.image), QUANTITIES[quantity], 2 * point.size, quantity in ROUNDED_DOWN)
+                row = (len(self.image), QUANTITIES[quantity], 2 * point.size, point.form)
                 limits = (float(span.low), float(span.high), point.blank & mask)
                 self.rows.append((*row, point.factor, point.divisor, *limits))
         self.points.append(point)
@@ -287,9 +299,12 @@ class _Compiler:
         face = self.profile.face
         self.image += _END
         point_at: list[Point | None] = [None] * (len(self.image) // 2)
+        numbers = []
         for point in self.points:
-            for k in range(point.size):
-                point_at[point.address - face.base_address + k] = point
+            first = point.address - face.base_address
+            point_at[first : first + point.size] = [point] * point.size
+            if point.size > 1 and point.type in NUMBER_TYPES:
+                numbers.append((first, first + point.size))
         return Layout(
             profile=self.profile,
             meter=self.meter,
@@ -298,31 +313,44 @@ class _Compiler:
             points=tuple(self.points),
             point_at=tuple(point_at),
             initial=bytes(self.image),
-            table=_registers.PointTable(self.rows),
+            table=_registers.PointTable(self.rows, self.bodies, numbers),
             by_name={(point.model, point.name): point for point in self.points},
+            functions=frozenset[int](face.functions),
         )
+
+
+def _check_chain(
+    profile: DeviceProfile, field: str, models: tuple[int, ...], known: Mapping[int, object]
+) -> None:
+    """Refuse a chain of models that cannot be served."""
+
+    def fail(text: str) -> ScenarioError:
+        return ScenarioError(f"profile {profile.profile}: face.{field}: {text}")
+
+    if not models or models[0] != 1:
+        raise fail(f"must begin with model 1, found {list(models)}")
+    for k, model in enumerate(models):
+        if model not in known:
+            raise fail(f"model {model} is not served; allowed {', '.join(map(str, known))}")
+        if model in models[:k]:
+            raise fail(f"model {model} is named twice")
+        if model in sunspec.PHASES and model % 10 != profile.face.phases:
+            raise fail(
+                f"model {model} does not fit face.phases {profile.face.phases}; allowed "
+                f"{model // 10 * 10 + profile.face.phases}"
+            )
 
 
 def _models_of(profile: DeviceProfile) -> tuple[int, ...]:
     """Return the checked models of the inverter unit."""
     face = profile.face
-    known = ", ".join(map(str, sunspec.INVERTER_MODELS))
+    _check_chain(profile, "models", face.models, sunspec.INVERTER_MODELS)
 
     def fail(text: str) -> ScenarioError:
         return ScenarioError(f"profile {profile.profile}: face.models: {text}")
 
-    if not face.models or face.models[0] != 1:
-        raise fail(f"must begin with model 1, found {list(face.models)}")
-    for k, model in enumerate(face.models):
-        if model not in sunspec.INVERTER_MODELS:
-            raise fail(f"model {model} is not served; allowed {known}")
-        if model in face.models[:k]:
-            raise fail(f"model {model} is named twice")
     if 160 in face.models and not face.pv_strings:
         raise fail("model 160 shows PV strings, and face.pv_strings is 0; allowed 1 to 4 with it")
-    wrong = 101 if face.phases == 3 else 103
-    if wrong in face.models:
-        raise fail(f"model {wrong} does not fit face.phases {face.phases}; allowed {204 - wrong}")
     for family, needed in sunspec.FAMILY_MODELS.items():
         missing = [str(model) for model in needed if model not in face.models]
         if family in profile.control.families and missing:
@@ -332,13 +360,25 @@ def _models_of(profile: DeviceProfile) -> tuple[int, ...]:
     return face.models
 
 
+def _meter_models_of(profile: DeviceProfile) -> tuple[int, ...]:
+    """Return the checked models of the meter unit."""
+    face = profile.face
+    if face.meter_models is None:
+        return (1, 203 if face.phases == 3 else 201)
+    _check_chain(profile, "meter_models", face.meter_models, sunspec.METER_MODELS)
+    if len(face.meter_models) == 1:
+        raise ScenarioError(
+            f"profile {profile.profile}: face.meter_models: no model of a meter is named; allowed "
+            f"{200 + face.phases}, {210 + face.phases}"
+        )
+    return face.meter_models
+
+
 @lru_cache(maxsize=256)
 def _compile(profile_json: str) -> tuple[Layout, Layout]:
     profile = DeviceProfile.model_validate_json(profile_json)
-    models = _models_of(profile)
-    meter_models = (1, 203 if profile.face.phases == 3 else 201)
     layouts, used = [], set()
-    for meter, chain in ((False, models), (True, meter_models)):
+    for meter, chain in ((False, _models_of(profile)), (True, _meter_models_of(profile))):
         compiler = _Compiler(profile, meter)
         for model in chain:
             compiler.add_model(model)
@@ -353,8 +393,8 @@ def _compile(profile_json: str) -> tuple[Layout, Layout]:
     return layouts[0], layouts[1]
 
 
-def compile_layout(profile: DeviceProfile) -> Layout:
-    """Return the register map of a profile's inverter unit.
+def compile_layouts(profile: DeviceProfile) -> tuple[Layout, Layout]:
+    """Return the register maps of a profile's inverter unit and of its meter unit; same address rule.
 
     Raises
     ------
@@ -362,18 +402,17 @@ def compile_layout(profile: DeviceProfile) -> Layout:
         When the profile cannot be shown: unknown model, wrong order, a rating that does not fit its register.
         The message names model, point, register and the allowed range.
     """
-    return _compile(profile.model_dump_json())[0]
+    return _compile(profile.model_dump_json())
+
+
+def compile_layout(profile: DeviceProfile) -> Layout:
+    """Return the register map of a profile's inverter unit; raises as `compile_layouts`."""
+    return compile_layouts(profile)[0]
 
 
 def compile_meter_layout(profile: DeviceProfile) -> Layout:
-    """Return the register map of a profile's meter unit; same address rule.
-
-    Raises
-    ------
-    ScenarioError
-        As `compile_layout`.
-    """
-    return _compile(profile.model_dump_json())[1]
+    """Return the register map of a profile's meter unit; raises as `compile_layouts`."""
+    return compile_layouts(profile)[1]
 
 
 def soc_frac_step(profile: DeviceProfile) -> float:

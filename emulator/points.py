@@ -6,6 +6,8 @@ a constant, a dynamic point and a test all use the same code.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +20,25 @@ ROUNDED_DOWN: Final = frozenset({"soc_frac", "energy_wh"})
 
 @dataclass(frozen=True, slots=True)
 class NumberType:
-    """One SunSpec integer type: registers, least and greatest value, and "not implemented"."""
+    """One SunSpec numeric type.
+
+    Attributes
+    ----------
+    size : int
+        Registers.
+    low, high : int
+        Least and greatest value.
+    blank : int
+        The value that says "not implemented"; of a float its bits, which are no number.
+    real : bool
+        An IEEE 754 float; else an integer.
+    """
 
     size: int
     low: int
     high: int
     blank: int
+    real: bool = False
 
 
 # 64-bit values pass through float64 and int64 on their way: this is the greatest that both hold.
@@ -46,6 +61,11 @@ def _counter(size: int) -> NumberType:
     return NumberType(size, 0, min((1 << 16 * size) - 1, _GREATEST), 0)
 
 
+def _float(size: int, greatest: bytes, blank: int) -> NumberType:
+    most = int(struct.unpack(">f" if size == 2 else ">d", greatest)[0])
+    return NumberType(size, -most, most, blank, real=True)
+
+
 NUMBER_TYPES: Final[Mapping[str, NumberType]] = {
     "int16": _signed(1),
     "int32": _signed(2),
@@ -62,6 +82,8 @@ NUMBER_TYPES: Final[Mapping[str, NumberType]] = {
     "acc16": _counter(1),
     "acc32": _counter(2),
     "acc64": _counter(4),
+    "float32": _float(2, b"\x7f\x7f" + b"\xff" * 2, 0x7FC0_0000),
+    "float64": _float(4, b"\x7f\xef" + b"\xff" * 6, 0x7FF8_0000_0000_0000),
 }
 """Every numeric type of the served models."""
 
@@ -97,7 +119,7 @@ class Point:
     low, high : int
         Least and greatest register value; of what may be written, where the point is writable.
     blank : int
-        The value that says "not implemented".
+        The value that says "not implemented"; of a float its bits, and any other NaN says the same.
     """
 
     model: int
@@ -121,18 +143,27 @@ class Point:
         """Whether its registers hold a signed integer."""
         return self.type in ("int16", "int32", "int64", "sunssf")
 
+    @property
+    def form(self) -> int:
+        """How the compiled encoding shows it, one of `NEAREST`, `DOWN` and `FLOAT`."""
+        if NUMBER_TYPES[self.type].real:
+            return _registers.FLOAT
+        return _registers.DOWN if self.quantity in ROUNDED_DOWN else _registers.NEAREST
+
     def decode(self, data: bytes) -> float | None:
         """Return the quantity that register bytes show, None for "not implemented"."""
+        if NUMBER_TYPES[self.type].real:
+            real = float(struct.unpack(">f" if self.size == 2 else ">d", data)[0])
+            return None if math.isnan(real) else real * self.divisor / self.factor
         register = _registers.decode(data, self.signed)
         return None if register == self.blank else register * self.divisor / self.factor
 
     def encode(self, value: float) -> bytes:
         """Return the register bytes that show a quantity; "not implemented" when it does not fit."""
-        down = self.quantity in ROUNDED_DOWN
         span = NUMBER_TYPES[self.type]
         blank = self.blank & ((1 << 16 * self.size) - 1)
         return _registers.encode(
-            value, 2 * self.size, down, self.factor, self.divisor, span.low, span.high, blank
+            value, 2 * self.size, self.form, self.factor, self.divisor, span.low, span.high, blank
         )
 
     def __str__(self) -> str:

@@ -14,6 +14,9 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 PV_STRINGS_MAX = 4
 """Most PV strings of a hybrid."""
 
+FunctionCode = Literal[1, 2, 3, 4, 5, 6, 8, 15, 16, 22, 23, 43]
+"""Modbus function codes a device may serve."""
+
 TRANSFER_S = {"ups": 0.02, "fast": 0.2, "slow": 1.0, "dark": 6.0}
 """Dark time of each transfer class [s]; reference classes after data sheets, see docs/nomenclature.md."""
 
@@ -207,12 +210,30 @@ class Face(_Strict):
     base_address: Literal[0, 40000, 50000] = 40000
     models: tuple[int, ...]
     """SunSpec model ids of the inverter unit, in map order, model 1 first."""
+    meter_models: tuple[int, ...] | None = None
+    """SunSpec model ids of the meter unit; none given: 1, and 201 or 203 by the number of phases."""
     pv_strings: Annotated[int, Field(ge=0, le=PV_STRINGS_MAX)] = 0
     """PV strings of a hybrid, shown by models 160 and 714; the home's PV is shared among them equally."""
     meter_unit_offset: Annotated[int, Field(ge=1, le=120)] = 100
     """The meter answers at the inverter's unit id plus this."""
     scale_factors: dict[str, Annotated[int, Field(ge=-10, le=10)]] = {}
     """Overrides of scale factors, as ``"713.Pct_SF": -2``."""
+    common_length: Literal[65, 66] = 66
+    """Length of model 1: 65 in old maps, which have no pad register."""
+    functions: tuple[FunctionCode, ...] = (3, 6, 16, 43)
+    """Modbus function codes that are served: 3, and 6 or 16, among them; any other one gets exception 01."""
+    connections_max: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Modbus TCP connections served at once; none given: the server's own limit."""
+    idle_timeout_s: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] | None = None
+    """A connection that is silent for this long is closed; none given: the server's own limit [s]."""
+
+    @model_validator(mode="after")
+    def _reads_and_writes(self) -> Face:
+        if len(set(self.functions)) != len(self.functions):
+            raise ValueError(f"functions {list(self.functions)} names a function code twice")
+        if 3 not in self.functions or not {6, 16} & set(self.functions):
+            raise ValueError(f"functions {list(self.functions)} must hold 3, and 6 or 16")
+        return self
 
 
 class DeviceProfile(_Strict):

@@ -10,10 +10,21 @@ quantity (`_registers.quantity_names`), or a setting of sunspec_grid.py, never t
 
 Choices that a client may notice:
 
+- The float models 111, 113, 211 and 213 show what 101, 103, 201 and 203 show, of the same quantities; a
+  profile may serve either or both.  Split-phase models (102, 112, 202, 212) are not served.
 - Power factor has the sign of the active power; it is 1 where there is no power at all.
 - Every state of charge is the estimate of the battery's own management, not the truth of the cells.
 - 715.OpCtl: STOP and ENTER_STANDBY withdraw the permit, START and EXIT_STANDBY give it; no difference else.
-- 715.AlarmReset is taken and has no effect: no alarm is latched.
+- 715.AlarmReset and 802.AlmRst are taken and have no effect: no alarm is latched.  802.AlmRst reads 0, as
+  its definition asks for when a reset is complete; 715.AlarmReset reads what was written.
+- 802.SetOp DISCONNECT opens the battery's contactors and CONNECT closes them, whoever had opened them; it
+  reads how they are.  Open ones show as an alarm, of themselves or on command.
+- 802.SetInvState is what the battery is told of its inverter.  Here it knows: a write is kept and has no
+  effect.  From the factory it is INVERTER_STARTED.
+- TmpCab is the temperature around the battery plus a rise with the converter's loss, 20 K at full power:
+  assumed, without heat capacity.
+- Power factors of 120 and 123 have the EEI sign: negative where reactive power flows along with the active
+  one (quadrants 1 and 3), positive where it flows against it.
 - A battery is one string of one module, and its cells are alike: 803 and 804 show one temperature and one
   cell voltage.  What a single cell does is not modelled.
 - PV strings share the home's PV equally; their voltages and currents are not modelled.
@@ -53,6 +64,7 @@ _INVERTER: Final[Names] = {
     "PF": "power_factor",
     "WH": "discharge_wh",
     "DCW": "battery_w",
+    "TmpCab": "cabinet_c",
     "St": "inverter_state_old",
     "Evt1": "alarms",
     "Evt2": "zero",
@@ -96,6 +108,9 @@ _METER_3: Final[Names] = {
     "WphB": "import_w_phase",
     "WphC": "import_w_phase",
 }
+
+_METER_LINE_FLOAT: Final = {"PhVphAB": "PPVphAB", "PhVphBC": "PPVphBC", "PhVphCA": "PPVphCA"}
+"""How 213 spells points of 203."""
 
 _DER_PHASE: Final[Mapping[int, Names]] = {
     k: {
@@ -147,9 +162,9 @@ _NAMEPLATE: Final[Names] = {
     "VArRtgQ3": "var_absorb_negative",
     "VArRtgQ4": "var_absorb_negative",
     "ARtg": "current_a_max",
-    "PFRtgQ1": "power_factor_over",
+    "PFRtgQ1": "power_factor_over_negative",
     "PFRtgQ2": "power_factor_over",
-    "PFRtgQ3": "power_factor_under",
+    "PFRtgQ3": "power_factor_under_negative",
     "PFRtgQ4": "power_factor_under",
     "WHRtg": "energy_wh_rated",
     "AhrRtg": "charge_ah_rated",
@@ -295,16 +310,19 @@ _BATTERY: Final[Names] = {
     "LocRemCtl": "zero",
     "Hb": "heartbeat_s_16",
     "CtrlHb": "battery_controller_heartbeat",
+    "AlmRst": "battery_alarm_reset",
     "Typ": "battery_type",
     "State": "bank_state",
     "Evt1": "bank_events",
-    "Evt2": "zero",
+    **dict.fromkeys(("Evt2", "EvtVnd1", "EvtVnd2"), "zero"),
     "DisChaRte": "self_discharge_frac_per_day",
     "V": "battery_v",
     "A": "battery_a",
     "AChaMax": "charge_a_max",
     "ADisChaMax": "discharge_a_max",
     "W": "battery_w",
+    "SetOp": "battery_operation",
+    "SetInvState": "battery_inverter_state",
     **dict.fromkeys(("CellVMax", "CellVMin", "CellVAvg"), "cell_v"),
 }
 
@@ -401,6 +419,8 @@ INVERTER_MODELS: Final[Mapping[int, Names]] = {
     1: _COMMON,
     101: _INVERTER,
     103: {**_INVERTER, **_INVERTER_3},
+    111: _INVERTER,
+    113: {**_INVERTER, **_INVERTER_3},
     120: _NAMEPLATE,
     121: _SETTINGS,
     122: _STATUS,
@@ -422,8 +442,17 @@ INVERTER_MODELS: Final[Mapping[int, Names]] = {
 }
 """Models of the inverter unit: point name to quantity, settings of sunspec_grid.py apart."""
 
-METER_MODELS: Final[Mapping[int, Names]] = {1: _COMMON, 201: _METER, 203: {**_METER, **_METER_3}}
+METER_MODELS: Final[Mapping[int, Names]] = {
+    1: _COMMON,
+    201: _METER,
+    203: {**_METER, **_METER_3},
+    211: _METER,
+    213: {**_METER, **{_METER_LINE_FLOAT.get(name, name): quantity for name, quantity in _METER_3.items()}},
+}
 """Models of the meter unit."""
+
+PHASES: Final = frozenset({101, 103, 111, 113, 201, 203, 211, 213})
+"""Models that come for one phase and for three; the last digit says for how many."""
 
 FAMILY_MODELS: Final[Mapping[str, tuple[int, ...]]] = {"704": (701, 702, 704, 713), "124": (120, 121, 124)}
 """What a client needs, at least, to use a control family."""

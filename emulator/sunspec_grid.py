@@ -1,8 +1,8 @@
-"""Points of the grid-support settings, SunSpec 703 to 712: which there are, and what may be written to them.
+"""Points of the grid-support settings: SunSpec 703, 705 to 712, and 123 and 704 in part.
 
-Duty: tables, as in sunspec.py.  These points change with settings alone, so they are no quantities of the
-plant: their registers are bytes that image_grid.py keeps, and the quantity of a point has its name, as
-``"705.Crv[2].Pt[1].V"``.
+Duty: tables of which there are and what may be written to them, as in sunspec.py.  These points change with
+settings alone, so they are no quantities of the plant: their registers are bytes that image_grid.py keeps,
+and the quantity of a point has its name, as ``"705.Crv[2].Pt[1].V"``.
 
 Rules of this file: a range says what a register may hold at all.  Whether a value, or a curve as a whole, may
 be in force is said by `grid_check.check` alone.
@@ -175,8 +175,21 @@ def _ac_control(profile: DeviceProfile) -> dict[str, tuple[Range, bool]]:
     return points
 
 
+def _immediate() -> dict[str, tuple[Range, bool]]:
+    return {
+        "OutPFSet": ((-1.0, 1.0), True),
+        "OutPFSet_Ena": (_FLAG, True),
+        **dict.fromkeys(("VArWMaxPct", "VArMaxPct"), (_SIGNED, True)),
+        "VArPct_Mod": ((0.0, 2.0), True),  # VArAval is refused, as in 704
+        "VArPct_Ena": (_FLAG, True),
+        **dict.fromkeys(("OutPFSet_RvrtTms", "VArPct_RvrtTms"), ((0.0, U16_MAX), True)),
+    }
+
+
 def settings_points(profile: DeviceProfile, model: int) -> dict[str, tuple[Range, bool]]:
     """Return the points of a model that image_grid.py keeps: what each may say, whether it may be written."""
+    if model == 123:
+        return _immediate()
     if model == 703:
         return _enter_service(profile)
     if model == 704:

@@ -48,6 +48,7 @@ def constants(profile: DeviceProfile) -> dict[str, float | str]:
         "zero": 0.0,
         **{f"number_{k}": float(k) for k in range(NUMBERS)},
         "no_wait_s": 0.0,
+        "battery_alarm_reset": 0.0,  # a reset is complete at once
         "manufacturer": face.manufacturer,
         "model_name": face.model,
         "version": "1",
@@ -97,6 +98,7 @@ def _reactive(rated: Ratings) -> dict[str, float]:
         power_w = min(rated.discharge_w, math.sqrt(rated.apparent_va**2 - var**2))
         factor = power_w / math.hypot(power_w, var) if power_w > 0.0 else 0.0
         values |= {f"power_w_{side}": power_w, f"power_factor_{side}": factor}
+        values[f"power_factor_{side}_negative"] = -factor  # model 120 again, by the EEI convention
     return values
 
 
@@ -133,6 +135,7 @@ def bounds(profile: DeviceProfile) -> dict[str, float]:
         "apparent_va": apparent_va,
         "apparent_va_phase": apparent_va,
         "power_factor": 1.0,
+        "cabinet_c": 200.0,
         "current_a": apparent_va / lowest_v,
         "current_a_phase": apparent_va / lowest_v,
         "voltage_v": voltage_v,
@@ -219,5 +222,8 @@ def writable(profile: DeviceProfile) -> dict[str, tuple[float, float]]:
         "reserve_frac": (0.0, 1.0),
         "controller_heartbeat": (0.0, U32_MAX),
         "battery_controller_heartbeat": (0.0, U16_MAX),
+        "battery_alarm_reset": (0.0, 1.0),
+        "battery_operation": (1.0, 2.0),
+        "battery_inverter_state": (1.0, 3.0),
         **{name: span for name, (span, may_write) in _settings(profile).items() if may_write},
     }

@@ -230,6 +230,7 @@ def curve_effects(model: int) -> dict[tuple[int, str], frozenset[str]]:
 
 PF_ENDS = ("Ena", "EnaRvrt", "RvrtTms", ".PF", ".Ext", "Rvrt.PF", "Rvrt.Ext")
 VAR_704 = ("Ena", "Mod", "Pri", "", "Rvrt", "Pct", "PctRvrt", "EnaRvrt", "RvrtTms")
+VAR_123 = ("VArWMaxPct", "VArMaxPct", "VArPct_RvrtTms", "VArPct_Mod", "VArPct_Ena")
 EFFECTS: dict[tuple[int, str], frozenset[str]] = {
     **{(704, name): SET for name in SET_704},
     **{(704, name): LIMIT for name in LIMIT_704},
@@ -238,6 +239,8 @@ EFFECTS: dict[tuple[int, str], frozenset[str]] = {
     **{(704, f"VarSet{end}"): frozenset({"var_ena", "var_var"}) for end in VAR_704},
     **{(123, name): LIMIT for name in LIMIT_123},
     **{(123, name): PERMIT for name in ("Conn", "Conn_WinTms", "Conn_RvrtTms")},
+    **{(123, f"OutPFSet{end}"): frozenset({"pf_ena", "pf_var_per_w"}) for end in ("", "_RvrtTms", "_Ena")},
+    **{(123, name): frozenset({"var_ena", "var_var"}) for name in VAR_123},
     **{(124, name): WINDOW for name in RATES_124},
     (124, "ChaGriSet"): NOTHING,
     (124, "MinRsvPct"): RESERVE,
@@ -252,6 +255,9 @@ EFFECTS: dict[tuple[int, str], frozenset[str]] = {
     (715, "ControllerHb"): NOTHING,
     (802, "SoCRsvMin"): RESERVE,
     (802, "CtrlHb"): NOTHING,
+    (802, "AlmRst"): NOTHING,
+    (802, "SetOp"): frozenset({"bms_open"}),
+    (802, "SetInvState"): NOTHING,
 }
 
 

@@ -25,7 +25,7 @@ from tests.emulator.grid_bench import MODELS, REVERTING, expected
 from tests.emulator.grid_strategies import settings_of
 from tests.emulator.register_bench import ADDRESS, DEVICE, FULL, OK, Bench, decode, effects, near
 
-GRID = (703, 704, *MODELS)
+GRID = (123, 703, 704, *MODELS)
 
 
 def in_force(settings_: GridSettings) -> dict[tuple[int, str], float]:
@@ -46,6 +46,8 @@ def in_force(settings_: GridSettings) -> dict[tuple[int, str], float]:
         (704, "PFWInj.Ext"): settings_.pf.inject.excitation == "under",
         (704, "PFWAbs.Ext"): settings_.pf.absorb.excitation == "under",
         (704, "VarSetEna"): settings_.var.enabled,
+        (123, "OutPFSet_Ena"): settings_.pf.inject.enabled,
+        (123, "VArPct_Ena"): settings_.var.enabled,
         (705, "Ena"): volt_var.enabled,
         (705, "Crv[1].DeptRef"): {"w_max": 0, "var_max": 1, "va_max": 3}[volt_var.var_base],
         (705, "Crv[1].VRef"): 100 * volt_var.ref_pu,
@@ -63,6 +65,9 @@ def in_force(settings_: GridSettings) -> dict[tuple[int, str], float]:
         (711, "Ctl[1].PMin"): 100 * droop.power_frac_min,
         (712, "Ena"): settings_.watt_var.enabled,
     }
+    if settings_.pf.inject.factor != 1.0:  # negative: reactive power is given
+        sign = -1 if settings_.pf.inject.excitation == "over" else 1
+        found[123, "OutPFSet"] = sign * settings_.pf.inject.factor
     for k, (volts, share) in enumerate(volt_var.points, 1):
         found |= {(705, f"Crv[1].Pt[{k}].V"): 100 * volts, (705, f"Crv[1].Pt[{k}].Var"): 100 * share}
     for k, (volts, share) in enumerate(settings_.volt_watt.points, 1):
@@ -228,6 +233,7 @@ PLAUSIBLE: dict[str, st.SearchStrategy[float]] = {
     "ESDlyTms": st.floats(0, 650),
     "ESRndTms": st.floats(0, 1000),
     "ESRmpTms": st.floats(0, 1000),
+    "OutPFSet": st.sampled_from([-1.0, -0.9, -0.3, 0.0, 0.8, 1.0]),
     "PF": st.sampled_from([0.0, 0.8, 0.95, 1.0, 1.0]),
     "Pct": st.floats(-0.6, 0.6),
     "PctRvrt": st.floats(-0.6, 0.6),

@@ -459,6 +459,24 @@ def test_serial_numbers_differ() -> None:
     assert serials == ["D000000", "M000000", "D000001", "M000001", "D000002", "M000002"]
 
 
+def test_what_is_the_same_for_all_devices_of_a_profile_is_worked_out_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thousand devices share tables, first bytes and factory settings, whatever their number."""
+    plant = Plant([HOME] * 3)
+    first = units_of(plant, 0)
+
+    def again(*_: object) -> None:
+        raise AssertionError("worked out again")
+
+    monkeypatch.setattr("ridethrough.emulator.image_grid.settings_points", again)
+    monkeypatch.setattr("ridethrough.emulator.image_grid.default_settings", again)
+    monkeypatch.setattr("ridethrough.emulator.layout._Compiler", again)
+    second = units_of(plant, 2)
+    assert [second[key].layout for key in second] == [first[key].layout for key in first]
+    assert decode(second[1])[1, "SN"] == "D000002"
+
+
 def test_unit_ids_stay_in_the_range_of_modbus() -> None:
     plant = Plant([HOME])
     assert list(units_of(plant, 0)) == [1, 101]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -336,3 +337,24 @@ def test_no_soc_point_is_an_error() -> None:
     data["face"]["models"] = (1, 101)
     with pytest.raises(ScenarioError, match="allowed 713, 124, 802"):
         soc_frac_step(DeviceProfile.model_validate(data))
+
+
+def test_the_documents_list_what_may_be_written_by_its_definition_and_not_here() -> None:
+    """The rows of docs/sunspec-conformance.md, each `| model.Point, Point, ... | reason |`."""
+    text = (Path(__file__).parents[2] / "docs" / "sunspec-conformance.md").read_text("utf-8")
+    listed = set()
+    for models, names in re.findall(r"^\| (\d{3})\.([A-Za-z, ]+?) \|", text, re.MULTILINE):
+        listed |= {(int(models), name) for name in names.split(", ")}
+    found = set()
+    for name in NAMES:
+        for layout in both(PROFILES[name]):
+            for model, address, length in chain(layout):
+                first = 2 * (address - layout.base_address)
+                data = layout.initial[first : first + 2 * (length + 2)]
+                decoded = witness.Model(model_id=model, model_addr=address, model_len=length, data=data)
+                for label, theirs in witness_points(decoded):
+                    ours = layout.point(model, label)
+                    locked = ours.quantity is not None and not ours.writable
+                    if theirs.pdef.get("access") == "RW" and locked and "[1]" not in label:
+                        found.add((model, label))  # set 1 of a curve says itself that it is read-only
+    assert listed == found

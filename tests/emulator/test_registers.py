@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -15,7 +16,9 @@ from ridethrough.emulator.layout import quantise_soc
 from ridethrough.emulator.points import NUMBER_TYPES, NumberType
 from sunspec2 import mb
 
-TYPES = sorted(NUMBER_TYPES)
+INTEGERS = sorted(name for name, span in NUMBER_TYPES.items() if not span.real)
+FLOATS = {"float32": ">f", "float64": ">d"}
+TYPES = [*INTEGERS, *FLOATS]
 SCALES = st.integers(-10, 10)
 
 
@@ -26,8 +29,9 @@ def mask(span: NumberType) -> int:
 def encode(name: str, value: float, scale: int = 0, down: bool = False) -> bytes:
     span = NUMBER_TYPES[name]
     factor, divisor = 10.0 ** max(-scale, 0), 10.0 ** max(scale, 0)
+    form = _registers.FLOAT if span.real else _registers.DOWN if down else _registers.NEAREST
     return _registers.encode(
-        value, 2 * span.size, down, factor, divisor, span.low, span.high, span.blank & mask(span)
+        value, 2 * span.size, form, factor, divisor, span.low, span.high, span.blank & mask(span)
     )
 
 
@@ -42,7 +46,7 @@ def test_not_implemented_is_pysunspec2s_value(name: str) -> None:
     assert NUMBER_TYPES[name].size == mb.point_type_info[name].len
 
 
-@given(st.sampled_from(TYPES), st.data())
+@given(st.sampled_from(INTEGERS), st.data())
 def test_whole_numbers_survive_the_round_trip(name: str, data: st.DataObject) -> None:
     span = NUMBER_TYPES[name]
     exact = 1 << 53  # whole numbers that float64 holds
@@ -53,7 +57,7 @@ def test_whole_numbers_survive_the_round_trip(name: str, data: st.DataObject) ->
     assert mb.point_type_info[name].data_to(encoded) == register
 
 
-@given(st.sampled_from(TYPES), st.floats(-1e12, 1e12), SCALES)
+@given(st.sampled_from(INTEGERS), st.floats(-1e12, 1e12), SCALES)
 @example("int16", 0.5, 0)
 @example("int16", 1.5, 0)
 @example("int16", -2.5, 0)
@@ -73,14 +77,42 @@ def test_a_value_is_within_half_a_step_or_unknown(name: str, value: float, scale
         assert register % 2 == 0
 
 
-@pytest.mark.parametrize("name", TYPES)
+def test_every_type_is_tested() -> None:
+    assert {*INTEGERS, *FLOATS} == set(NUMBER_TYPES)
+
+
+@given(st.sampled_from(sorted(FLOATS)), st.floats(-1e30, 1e30))
+@example("float32", 0.1)
+@example("float32", -0.0)
+@example("float32", 1e-45)
+def test_floats_are_the_nearest_there_are_as_struct_and_pysunspec2_have_them(name: str, value: float) -> None:
+    assert encode(name, value) == struct.pack(FLOATS[name], value)
+    assert mb.point_type_info[name].data_to(encode(name, value)) == pytest.approx(value, rel=6e-8, abs=1e-44)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf, -math.inf, 3.5e38, -3.5e38])
+def test_a_float_that_does_not_fit_is_the_one_pattern_for_not_implemented(value: float) -> None:
+    assert encode("float32", value) == b"\x7f\xc0\0\0"
+    if not math.isfinite(value):
+        assert encode("float64", value) == b"\x7f\xf8" + bytes(6)
+
+
+@pytest.mark.parametrize("form", [-1, 3, _registers.FLOAT])
+def test_a_form_that_is_none_is_refused(form: int) -> None:
+    with pytest.raises(ValueError, match=f"no such form {form} of 2 bytes"):
+        _registers.encode(1.0, 2, form, 1.0, 1.0, 0.0, 9.0, 0)
+    with pytest.raises(ValueError, match=f"no such form {form} of 2 bytes"):
+        _registers.PointTable([(0, 0, 2, form, 1.0, 1.0, 0.0, 1.0, 65535)])
+
+
+@pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, -1e30])
 def test_what_is_no_number_or_too_large_reads_as_not_implemented(name: str, value: float) -> None:
     assert encode(name, value) == blank(name)
     assert encode(name, value, down=True) == blank(name)
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", INTEGERS)
 def test_nothing_is_clipped_at_the_ends(name: str) -> None:
     span = NUMBER_TYPES[name]
     assert span.blank not in range(span.low, span.high + 1) or name.startswith("acc")
@@ -207,6 +239,34 @@ def test_a_read_encodes_exactly_the_points_it_touches(first: int, count: int) ->
     whole = b"\0\7" + b"\0\0" + b"\0\0\0\7" + b"\0\0" * 2
     end = min(first + count, 6)
     assert unit.read(first, end - first) == whole[2 * first : 2 * end]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["read", "move", "poke"]), st.integers(0, 5), st.integers(1, 5))))
+def test_what_is_encoded_once_is_encoded_again_when_it_has_changed(steps: list[tuple[str, int, int]]) -> None:
+    """Against an image that is made anew for every read."""
+    plant = Arrays()
+    table = _registers.PointTable(TWO_ROWS)
+    unit = image(plant, initial=bytes(12), table=table)
+    bytes_now = bytearray(12)
+    for what, first, count in steps:
+        end = min(first + count, 6)
+        if what == "move":
+            plant.state += float(count)
+            plant.version += 1
+        elif what == "poke":
+            unit.poke(2 * first, bytes([count] * 2))
+            bytes_now[2 * first : 2 * first + 2] = bytes([count] * 2)
+        else:
+            other = image(plant, initial=bytes(bytes_now), table=table)
+            assert unit.read(first, end - first) == other.read(first, end - first)
+
+
+@pytest.mark.parametrize("spans", [[(2, 2)], [(3, 1)], [(2, 4), (3, 5)], [(-1, 2)]])
+def test_spans_that_overlap_or_are_empty_are_refused(spans: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match="is empty or not behind the one before"):
+        _registers.PointTable([], spans)
+    with pytest.raises(ValueError, match="is empty or not behind the one before"):
+        _registers.PointTable([], [], spans)
 
 
 def test_rows_out_of_map_order_are_refused() -> None:
