@@ -165,21 +165,12 @@ class Plant:
             )
         ]
         soc, soh, backup, load_var, self._random_share = shares
-        columns = [
-            params_of(
-                profile,
-                soh_frac=float(soh[d]),
-                backup_frac=float(backup[d]),
-                load_var_per_w=float(load_var[d]),
-                slow_s=self._slow_ticks / TICKS_PER_S,
-            )
-            for d, profile in enumerate(self.profiles)
-        ]
-        for name in PARAM:
-            self._set(self.param, PARAM, name, np.array([column[name] for column in columns]))
+        self._load_params(soh, backup, load_var)
         self._due: list[_Due] = []
         self._elapsed_ticks = 0
-        self._settings = [default_settings(profile) for profile in self.profiles]
+        factory = {id(profile): profile for profile in self.profiles}
+        defaults = {key: default_settings(profile) for key, profile in factory.items()}
+        self._settings = [defaults[id(profile)] for profile in self.profiles]
         self._load_settings()
         self._start(soc)
         self.coupling = None
@@ -188,6 +179,24 @@ class Plant:
         self.wear = Wear(self.profiles, soh, self.states("energy_j")) if ages else None
         self._unfaded = self.param[:, _WITH_CAPACITY, :] / self._padded(soh)
         self._taper_unfaded = self.params("taper_per_j") * soh
+
+    def _load_params(self, soh: Floats, backup: Floats, load_var: Floats) -> None:
+        """Put the parameters of every device where the step finds them."""
+        known: dict[tuple[int, float, float, float], dict[str, float]] = {}  # most fleets have few kinds
+        columns = []
+        for d, profile in enumerate(self.profiles):
+            key = (id(profile), float(soh[d]), float(backup[d]), float(load_var[d]))
+            if key not in known:
+                known[key] = params_of(
+                    profile,
+                    soh_frac=key[1],
+                    backup_frac=key[2],
+                    load_var_per_w=key[3],
+                    slow_s=self._slow_ticks / TICKS_PER_S,
+                )
+            columns.append(known[key])
+        for name in PARAM:
+            self._set(self.param, PARAM, name, np.array([column[name] for column in columns]))
 
     def _load_settings(self) -> None:
         """Put the settings of every device where the step finds them."""

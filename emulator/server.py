@@ -3,6 +3,12 @@
 Rule of this file: bytes, limits and time-outs only; what a request means is the core's business.  Time comes
 from the loop alone (`call_later`, `time`), so that the server runs on a virtual-time loop as well.
 
+A request that comes whole and is answered at once, as nearly all do, costs one call of the core and one
+write; what guards the server is looked at only when something is left over.  On a plain TCP socket that
+happens in a lane (_peer.pyx), past the transport, which has paused reading; a connection whose client does
+not read, or that ends, goes back to its transport for good.  Other transports,
+such as networks in memory, deliver themselves, with the same guards.  TLS is a core like any other (tls.py).
+
 Memory per connection is bounded whatever the client does.  A connection whose client does not read its
 replies is not read either; what it holds then is the write buffer's limit, the replies to one piece of input
 (88 KiB) and the rest of one read from the socket (256 KiB in asyncio).
@@ -11,63 +17,57 @@ replies is not read either; what it holds then is the write buffer's limit, the 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from ._modbus import Connection
+from ._pdu import Units
+from ._peer import PIECE_BYTES as PIECE_BYTES  # the tests of what a connection may hold need it
+from ._peer import Lane, Peer
 from .errors import InvariantError, ScenarioError
+from .limits import DEFAULT_LIMITS as DEFAULT_LIMITS
+from .limits import Limits as Limits
 
 if TYPE_CHECKING:
     from ._modbus import Unit
 
-PIECE_BYTES = 4096
-"""The core gets its input in pieces of this size, so that one call makes 88 KiB of replies at most."""
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a fleet's clients come all at once when an outage ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server allows its clients.
-
-    Attributes
-    ----------
-    frame_timeout_s : float
-        A connection whose incomplete frame is older than this is closed; so is one that is being closed and
-        has not read its last replies for this long [s].
-    idle_timeout_s : float or None
-        A connection that sent nothing for this long is closed; None lets it be silent for ever [s].
-    connections_max : int
-        A connection beyond this number is closed at once.
-    write_buffer_bytes_max : int
-        With more than this waiting to be sent, a connection is not read until its client has read [bytes].
-
-    Raises
-    ------
-    ScenarioError
-        A limit is not positive and finite.
-    """
-
-    frame_timeout_s: float = 5.0
-    idle_timeout_s: float | None = None
-    connections_max: int = 64
-    write_buffer_bytes_max: int = 65_536
-
-    def __post_init__(self) -> None:
-        for name in ("frame_timeout_s", "idle_timeout_s"):
-            seconds = getattr(self, name)
-            if name == "idle_timeout_s" and seconds is None:
-                continue
-            if not isinstance(seconds, int | float) or not 0.001 <= seconds < math.inf:
-                raise ScenarioError(f"{name}: {seconds!r} found; allowed are finite numbers from 0.001 up")
-        for name in ("connections_max", "write_buffer_bytes_max"):
-            number = getattr(self, name)
-            if type(number) is not int or number < 1:
-                raise ScenarioError(f"{name}: {number!r} found; allowed are whole numbers from 1 up")
+def open_lane() -> Lane | None:
+    """Return a lane on the running loop; None where the system or the loop has none to give."""
+    try:
+        return Lane(asyncio.get_running_loop())
+    except (NotImplementedError, OSError):
+        return None
 
 
-DEFAULT_LIMITS = Limits()
+class Core(Protocol):
+    """What answers the bytes of one connection: `Connection`, or another framing with the same manners."""
+
+    last_error: Exception | None
+
+    @property
+    def closed(self) -> bool:
+        """The stream cannot be trusted any more: send what was returned, then close."""
+
+    @property
+    def pending(self) -> int:
+        """Size of the incomplete frame held [bytes]."""
+
+    @property
+    def frames(self) -> int:
+        """Frames completed so far."""
+
+    def receive(self, data: bytes, /) -> bytes:
+        """Take the next bytes of the stream and return the replies to all requests that they complete."""
+
+
+MakeCore = Callable[[asyncio.Transport], Core]
+"""Makes the core of a new connection, whose transport tells who is at the other end."""
 
 
 class TcpServer:
@@ -78,6 +78,10 @@ class TcpServer:
     units : Mapping[int, Unit]
         The units behind this server by unit id; see `ridethrough.emulator._modbus`.
     limits : Limits
+    core : MakeCore, optional
+        Called for every connection; without it each gets a `Connection` to the units.
+    lane : Lane, optional
+        To share with other servers; without it the server has its own, where the system has lanes.
 
     Raises
     ------
@@ -85,16 +89,25 @@ class TcpServer:
         `units` is empty or has a key that is no unit id.
     """
 
-    def __init__(self, units: Mapping[int, Unit], limits: Limits = DEFAULT_LIMITS) -> None:
-        Connection(units)  # refuses bad units now, not when the first client comes
+    def __init__(
+        self,
+        units: Mapping[int, Unit],
+        limits: Limits = DEFAULT_LIMITS,
+        core: MakeCore | None = None,
+        lane: Lane | None = None,
+    ) -> None:
         self.units = dict(units)
         self.limits = limits
+        shared = Units(units)  # refuses bad units now, not when the first client comes
+        self._make_core: MakeCore = core if core is not None else lambda transport: Connection(shared)
         self._host = ""
         self._port = 0
         self._listener: asyncio.Server | None = None
+        self._lane = lane
+        self._own_lane: Lane | None = None
         self._peers: set[_Peer] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._served = 0
+        self._empty: asyncio.Event | None = None  # made when the server closes: a thousand servers idle
         self._closing = False
         self._error: Exception | None = None
 
@@ -111,7 +124,7 @@ class TcpServer:
     @property
     def connections(self) -> int:
         """Number of connections being served."""
-        return sum(peer.served for peer in self._peers)
+        return self._served
 
     def accept(self) -> asyncio.Protocol:
         """Return the protocol of one new connection; any loop's `create_server` can be given this."""
@@ -126,13 +139,20 @@ class TcpServer:
             The system refuses that address or port.
         """
         try:
-            self._listener = await asyncio.get_running_loop().create_server(self.accept, host, port)
+            listener = _listener(host, port)
         except OSError as error:
             raise ScenarioError(
                 f"port: cannot listen on {host} port {port} ({error.strerror}); "
                 f"choose an address of this machine and a free port above 1023, or port 0 for any free one"
             ) from error
+        self._listener = await asyncio.get_running_loop().create_server(
+            self.accept,
+            sock=listener,
+            backlog=BACKLOG,
+        )
         self._host, self._port = self._listener.sockets[0].getsockname()[:2]
+        if self._lane is None:
+            self._lane = self._own_lane = open_lane()
 
     async def close(self) -> None:
         """Stop listening and cut every connection; nothing is left running afterwards.
@@ -152,7 +172,11 @@ class TcpServer:
             await asyncio.sleep(0)  # now the newest transports have met their peers
         for peer in tuple(self._peers):
             peer.cut()
-        await self._empty.wait()
+        if self._peers:
+            self._empty = self._empty or asyncio.Event()
+            await self._empty.wait()
+        if self._own_lane is not None:
+            self._own_lane.close()
         if self._listener is not None:
             await self._listener.wait_closed()
         if self._error is not None:
@@ -167,14 +191,15 @@ class TcpServer:
 
     def _enter(self, peer: _Peer) -> bool:
         """Note a new connection; False if it must not be served."""
-        welcome = not self._closing and self.connections < self.limits.connections_max
+        welcome = not self._closing and self._served < self.limits.connections_max
+        self._served += welcome
         self._peers.add(peer)
-        self._empty.clear()
         return welcome
 
     def _leave(self, peer: _Peer) -> None:
+        self._served -= peer.served
         self._peers.discard(peer)
-        if not self._peers:
+        if not self._peers and self._empty is not None:
             self._empty.set()
 
     def _report(self, error: Exception) -> None:
@@ -186,44 +211,76 @@ class TcpServer:
         )
 
 
-class _Peer(asyncio.Protocol):
+class _Peer(Peer, asyncio.Protocol):
     """One connection: feeds the core, and guards it against clients that stall."""
 
     def __init__(self, server: TcpServer) -> None:
         self.served = False
         self._server = server
         self._limits = server.limits
-        self._core = Connection(server.units)
         self._loop = asyncio.get_running_loop()
         self._frames = 0  # frames complete when the deadline was last looked at
         self._deadline: asyncio.TimerHandle | None = None  # cuts the connection
         self._idle: asyncio.TimerHandle | None = None
-        self._heard_s = 0.0
+        self._lane: Lane | None = None  # where the connection is served, if not by its transport
+        self._fd = -1
         self._stalled = False  # the client does not read: neither do we
         self._backlog = b""  # received but not yet given to the core, because the client does not read
         self._ended = False  # the client has sent all it will, and the backlog is still to be answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve the connection, or cut it if there are too many."""
-        # asyncio itself sets TCP_NODELAY on every TCP transport.
+        # The loops themselves set TCP_NODELAY on every TCP transport.
         self._transport = cast("asyncio.Transport", transport)
+        self.core = self._server._make_core(self._transport)
         self.served = self._server._enter(self)
         if not self.served:
             self.cut()
             return
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes_max)
         if self._limits.idle_timeout_s is not None:
-            self._heard_s = self._loop.time()
+            self.timed = True
+            self.heard_s = self._loop.time()
             self._cut_if_idle(self._limits.idle_timeout_s)
+        self._watch()  # a core that has a handshake before it waits for the client from the start
+        if self._server._lane is not None:
+            self._loop.call_soon(self._join, self._server._lane)  # asyncio begins to read after this call
 
     def data_received(self, data: bytes) -> None:
         """Answer what has come in."""
-        if self._idle is not None:
-            self._heard_s = self._loop.time()
+        if self.timed:
+            self.heard_s = self._loop.time()
         if self._stalled:  # a transport may still deliver what it had read before it was paused
             self._backlog += data
         else:
             self._answer(data)
+
+    def _join(self, lane: Lane) -> None:
+        """Be served in the lane, unless the transport has something to do already."""
+        transport = self._transport
+        plain = transport.get_extra_info("socket")
+        if plain is None or self._stalled or transport.is_closing() or transport.get_write_buffer_size():
+            return
+        self._fd = plain.fileno()
+        if lane.add(self._fd, self):
+            self._lane = lane
+            transport.pause_reading()
+
+    def leave(self, rest: bytes = b"") -> None:
+        """Go on by the transport, which is to send `rest` first."""
+        if self._lane is None:
+            return
+        self._lane.remove(self._fd)
+        self._lane = None
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            if rest:
+                self._transport.write(rest)
+
+    def fail(self, error: Exception) -> None:
+        """Close: answering has raised `error`, a bug of ours."""
+        self._server._report(error)
+        self.cut()
 
     def eof_received(self) -> bool:
         """Close, but not before everything is answered; the client may still be reading."""
@@ -231,7 +288,7 @@ class _Peer(asyncio.Protocol):
             self._ended = True
         else:
             self._finish()
-        return True
+        return True  # leave our side open until then
 
     def pause_writing(self) -> None:
         """Stop reading: the client has not read enough of its replies."""
@@ -254,6 +311,7 @@ class _Peer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self.leave()
         for timer in (self._deadline, self._idle):
             if timer is not None:
                 timer.cancel()
@@ -261,53 +319,75 @@ class _Peer(asyncio.Protocol):
 
     def cut(self) -> None:
         """Close at once; replies not yet sent are lost."""
+        self.leave()
         self._transport.abort()
 
     def _answer(self, data: bytes) -> None:
-        core = self._core
+        """Answer piece by piece, so that a client that does not read its replies stops us after each."""
         for start in range(0, len(data), PIECE_BYTES):
-            replies = core.receive(data[start : start + PIECE_BYTES])
+            try:
+                replies = self.core.receive(data[start : start + PIECE_BYTES])
+            except Exception as error:
+                self.fail(error)
+                return
             if replies:
                 self._transport.write(replies)
-            if core.last_error is not None:
-                self._server._report(core.last_error)
-                core.last_error = None
-            if core.closed:
-                self._finish()
-                return
+            if self.core.closed or self._transport.is_closing():  # or the client has reset it
+                break
             if self._stalled:
                 self._backlog = data[start + PIECE_BYTES :]
                 break
-        self._watch()
+        self.look()
+
+    def look(self) -> None:
+        """Deal with what the last piece has left: an error, the end of the stream, a frame half received."""
+        core = self.core
+        if core.last_error is not None:
+            self._server._report(core.last_error)
+            core.last_error = None
+        if core.closed:
+            self._finish()
+        else:
+            self._watch()
 
     def _watch(self) -> None:
         """Let the deadline run from the start of the incomplete frame, however slowly its bytes drip in."""
-        core = self._core
+        core = self.core
         waiting = core.pending > 0 and not self._stalled
         if self._deadline is not None and (not waiting or core.frames != self._frames):
             self._deadline.cancel()
             self._deadline = None
         if waiting and self._deadline is None:
             self._deadline = self._loop.call_later(self._limits.frame_timeout_s, self.cut)
+        self.watched = self._deadline is not None
         self._frames = core.frames
 
     def _finish(self) -> None:
         """Close once the client has read its last replies, or has had the time to."""
+        self.leave()
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self._loop.call_later(self._limits.frame_timeout_s, self.cut)
         self._transport.close()
 
     def _cut_if_idle(self, idle_timeout_s: float) -> None:
-        left_s = self._heard_s + idle_timeout_s - self._loop.time()
+        left_s = self.heard_s + idle_timeout_s - self._loop.time()
         if left_s > 0:
             self._idle = self._loop.call_later(left_s, self._cut_if_idle, idle_timeout_s)
         else:
             self.cut()
 
 
-def _address(host: str, allow_remote: bool) -> str:
-    """Return the IP address to listen on."""
+def listen_address(host: str, port: int, allow_remote: bool) -> str:
+    """Return the IP address to listen on, for servers of this room.
+
+    Raises
+    ------
+    ScenarioError
+        `host` or `port` is none that may be used.
+    """
+    if type(port) is not int or not 0 <= port <= 65_535:
+        raise ScenarioError(f"port: {port!r} found; allowed are whole numbers 0..65535")
     if host == "localhost":  # its IPv4 address alone: with port 0, each family would get a port of its own
         return "127.0.0.1"
     try:
@@ -325,6 +405,22 @@ def _address(host: str, allow_remote: bool) -> str:
     return str(address)
 
 
+def _listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an IP address; the loop would spend tasks and a look-up on it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY on the connections of a socket that names its protocol, and on no other.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 async def serve_tcp(
     units: Mapping[int, Unit],
     host: str = "127.0.0.1",
@@ -332,6 +428,8 @@ async def serve_tcp(
     *,
     limits: Limits = DEFAULT_LIMITS,
     allow_remote: bool = False,
+    core: MakeCore | None = None,
+    lane: Lane | None = None,
 ) -> TcpServer:
     """Serve units over Modbus TCP until the returned server is closed.
 
@@ -346,15 +444,17 @@ async def serve_tcp(
     limits : Limits
     allow_remote : bool
         Other addresses than loopback are refused without this.
+    core : MakeCore, optional
+        Called for every connection; without it each gets a `Connection` to the units.
+    lane : Lane, optional
+        One that several servers share (`open_lane`); without it the server has its own.
 
     Raises
     ------
     ScenarioError
         An argument cannot be used; the message says why and what can.
     """
-    address = _address(host, allow_remote)
-    if type(port) is not int or not 0 <= port <= 65_535:
-        raise ScenarioError(f"port: {port!r} found; allowed are whole numbers 0..65535")
-    server = TcpServer(units, limits)
+    address = listen_address(host, port, allow_remote)
+    server = TcpServer(units, limits, core, lane)
     await server.listen(address, port)
     return server

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,22 +14,18 @@ import pytest
 from ridethrough.emulator.errors import InvariantError, ScenarioError
 from ridethrough.emulator.server import Limits, TcpServer, serve_tcp
 
+from tests.emulator.loops import either_loop
+from tests.emulator.loops import run as run  # others take it from here
 from tests.emulator.test_modbus_table import GOOD, GOOD_REPLY, Case, Memory, each_case
+
+HAS_LANES = sys.platform == "linux"
 
 WAIT_S = 20.0
 """Longest wait for anything in these tests; only reached when something is broken."""
 
+pytestmark = pytest.mark.usefixtures(either_loop.__name__)
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60.0):
-            await test
-        assert asyncio.all_tasks() == {asyncio.current_task()}, "tasks were left behind"
-
-    asyncio.run(bounded())
-    gc.collect()  # what was left open warns here, not in a later test
 
 
 @asynccontextmanager
@@ -66,6 +62,17 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def test_the_loop_is_the_one_it_is_said_to_be(either_loop: str) -> None:
+    async def main() -> None:
+        assert type(asyncio.get_running_loop()).__module__.startswith(either_loop.partition(",")[0])
+        async with await serve_tcp({1: Memory()}) as server, dial(server) as streams:
+            await ask(streams)
+            (peer,) = server._peers
+            assert (peer._lane is not None) == (HAS_LANES and "no lane" not in either_loop)
+
+    run(main())
 
 
 @each_case
