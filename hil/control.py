@@ -5,9 +5,10 @@ Rules of this file:
 - The reversion is written before the set-point, values before the mode that brings them into force.  If the
   link dies between two writes, nothing is in force without an end.
 - Power is rounded towards zero, a validity down to whole seconds, a reserve up: never less safe than asked.
-- Everything written is read back; what the device holds instead is an error.  An acknowledged write proves
-  nothing (devices acknowledge and discard), and neither does a stored one: whether power follows is for the
-  record to show.
+- Everything written is read back; what the device holds instead is an error, but for a power that it rounds a
+  little towards zero.  An acknowledged write proves nothing (devices acknowledge and discard), and neither
+  does a stored one: whether power follows is for the record to show.
+- A reserve that the device holds already is not written again: such registers wear out.
 - What exceeds a rating is refused before anything is written.
 
 References
@@ -26,6 +27,7 @@ from typing import Final, Literal
 from .discovery import ModelImage, read_image
 from .modbus_link import TargetError, Unit
 from .sunspec_points import number_of, range_of, scaled, words_of
+from .writing import DISCARDED, write
 
 MODELS: Final = (704, 124, 702, 120, 121, 713, 802)
 """Models that tell what a device can do."""
@@ -35,6 +37,11 @@ _CHARGE_LIMIT, _DISCHARGE_LIMIT = 0b01, 0b10  # 124.StorCtl_Mod
 _FROM_GRID: Final = 1  # 124.ChaGriSet
 _FUZZ: Final = 1e-9
 """Rounding of binary fractions must not cost a whole register step."""
+
+_ROUNDED_FRAC: Final = 0.02
+_ROUNDED_W: Final = 10.0
+_ROUNDED_PCT: Final = 0.5
+"""A power may be rounded towards zero by the device by this much: of itself, in watts or percent."""
 
 Family = Literal["704", "124"]
 
@@ -166,10 +173,12 @@ class _Model:
     def __init__(self, unit: Unit, image: ModelImage) -> None:
         self.unit = unit
         self.image = image
+        self._last = image
 
-    async def write(self, first: str, *words: int) -> None:
-        """Write registers from point `first` on."""
-        await self.unit.write(self.image.address(first), words, f"{self.image.entry.id}.{first}")
+    async def write(self, first: str, *words: int, apart: bool = False) -> None:
+        """Write registers from point `first` on; `apart`: one by one will do, in this order."""
+        what = f"{self.image.entry.id}.{first}"
+        await write(self.unit, self.image.address(first), list(words), what, apart=apart)
 
     def registers(self, name: str, number: int) -> list[int]:
         """Return the registers that hold `number` at a point.
@@ -198,7 +207,13 @@ class _Model:
             raise self.refuse(name, "its scale factor is not implemented")
         return scale
 
-    async def verify(self, numbers: Mapping[str, int], bases: tuple[str, ...] = ()) -> None:
+    async def verify(
+        self,
+        numbers: Mapping[str, int],
+        bases: tuple[str, ...] = (),
+        *,
+        step: Mapping[str, int] | None = None,
+    ) -> dict[str, int]:
         """Read back what was written, and what its meaning rests on.
 
         Parameters
@@ -207,36 +222,58 @@ class _Model:
             What each point was given, unscaled.
         bases : tuple of str
             Points that must hold what they held at discovery.
+        step : mapping of str to int, optional
+            Points that the device may round towards zero, by how much at least.
+
+        Returns
+        -------
+        dict
+            What each point holds, unscaled.
 
         Raises
         ------
         TargetError
             The device holds something else.
         """
-        now = await read_image(self.unit, self.image.entry)
+        now, before = await read_image(self.unit, self.image.entry), self._last
+        self._last = now
+        held = {}
         for name, number in numbers.items():
             point = now.points[name]
             words = now.registers[point.offset : point.offset + point.size]
+            held[name] = number
             if list(words) != words_of(number, point.size):
                 whole = [word for word in words if word is not None]
-                held = number_of(whole, signed=number < 0) if len(whole) == point.size else "nothing readable"
-                raise self.refuse(
-                    name,
-                    f"wrote {number}, the device holds {held} (unscaled): it discards what it acknowledges, "
-                    "or another client commands it",
-                )
+                signed = point.type.startswith("int")
+                found = number_of(whole, signed=signed) if len(whole) == point.size else None
+                same = words == before.registers[point.offset : point.offset + point.size]
+                held[name] = self._rounded(name, number, found, (step or {}).get(name), same)
         for name in (*numbers, *bases):
             if now.scale(name) != self.image.scale(name):
                 raise self.refuse(name, "its scale factor has changed since discovery; discover again")
         for name in bases:
             if now.value(name) != self.image.value(name):
                 raise self.refuse(name, "its value has changed since discovery; discover again")
+        return held
+
+    def _rounded(self, name: str, number: int, found: int | None, step: int | None, same: bool) -> int:
+        """Return what a point holds instead of what was written, if that is the same but for rounding."""
+        if found is None:
+            raise self.refuse(name, f"wrote {number}, the device holds nothing readable")
+        lost = abs(number) - abs(found)
+        if step is not None and found * number >= 0 and 0 < lost <= max(step, _ROUNDED_FRAC * abs(number)):
+            text = f"rounded by the device: wrote {number}, it holds {found} (unscaled)"
+            self.unit.note(f"rounded {name}", f"{self._place(name)}: {text}")
+            return found
+        why = DISCARDED if same else "rounded or clipped by the device, or commanded by another client"
+        raise self.refuse(name, f"wrote {number}, the device holds {found} (unscaled): {why}")
 
     def refuse(self, name: str, text: str) -> TargetError:
         """Return an error at one point."""
-        return self.unit.fault(
-            f"{self.image.entry.id}.{name} (register {self.image.address(name)}): {text}", refused=True
-        )
+        return self.unit.fault(f"{self._place(name)}: {text}", refused=True)
+
+    def _place(self, name: str) -> str:
+        return f"{self.image.entry.id}.{name} (register {self.image.address(name)})"
 
 
 class SetPointControl:
@@ -270,8 +307,10 @@ class SetPointControl:
         else:
             await model.write(name, *value)
             await model.write("WSetEna", 1, _PERCENT)
-        await model.verify(wanted | {"WSetMod": _WATTS if self._in_watts else _PERCENT})
-        return scaled(number, scale) * base_w
+        wanted["WSetMod"] = _WATTS if self._in_watts else _PERCENT
+        step = round(scaled(_ROUNDED_W if self._in_watts else _ROUNDED_PCT, -scale))
+        held = await model.verify(wanted, step={name: step})
+        return scaled(held[name], scale) * base_w
 
     async def release(self) -> None:
         """End any set-point, then its timer."""
@@ -322,16 +361,19 @@ class WindowControl:
         if mode == _DISCHARGE_LIMIT and model.image.value("ChaGriSet") not in (_FROM_GRID, None):
             await model.write("ChaGriSet", _FROM_GRID)
             self.opened = True
-        await model.write("OutWRte", *rates)
+        await model.write("OutWRte", *rates, apart=True)
         await model.write("StorCtl_Mod", mode)
-        await self._verify(outward, inward, mode, validity_s)
+        held = await self._verify(outward, inward, mode, validity_s)
+        if number:
+            number = abs(held["InWRte" if power_w > 0.0 else "OutWRte"])
         return math.copysign(scaled(number, scale) / 100.0 * self._base_w, power_w)
 
     async def release(self) -> None:
         """Open the window, then end its timer."""
         model = self._model
         full = towards_zero(scaled(100, -model.power_of_ten("OutWRte")))
-        await model.write("OutWRte", *model.registers("OutWRte", full), *model.registers("InWRte", full))
+        rates = [*model.registers("OutWRte", full), *model.registers("InWRte", full)]
+        await model.write("OutWRte", *rates, apart=True)
         await model.write("StorCtl_Mod", 0)
         if self.opened:
             await model.write("ChaGriSet", 1 - _FROM_GRID)
@@ -342,29 +384,36 @@ class WindowControl:
             timer_s = 0
         await self._verify(full, full, 0, timer_s)
 
-    async def _verify(self, outward: int, inward: int, mode: int, timer_s: int | None) -> None:
+    async def _verify(self, outward: int, inward: int, mode: int, timer_s: int | None) -> dict[str, int]:
         wanted = {"OutWRte": outward, "InWRte": inward, "StorCtl_Mod": mode}
         if timer_s is not None:
             wanted["InOutWRte_RvrtTms"] = timer_s
-        await self._model.verify(wanted, bases=("WChaMax",))
+        step = round(scaled(_ROUNDED_PCT, -self._model.power_of_ten("OutWRte")))
+        return await self._model.verify(wanted, bases=("WChaMax",), step={"OutWRte": step, "InWRte": step})
 
 
 async def set_reserve(unit: Unit, image: ModelImage, name: str, soc_frac: float) -> float:
     """Write the device's own reserve, rounded up to the register's step, and read it back.
 
+    Nothing is written when the device holds it already.
+
     Returns
     -------
     float
-        The reserve that was written [1].
+        The reserve that the device holds [1].
 
     Raises
     ------
     TargetError
         It cannot be written, or the device holds something else.
     """
-    model = _Model(unit, image)
+    model = _Model(unit, await read_image(unit, image.entry))
     scale = model.power_of_ten(name)
     number = upwards(scaled(soc_frac, 2 - scale))
+    point = model.image.points[name]
+    held = model.image.registers[point.offset : point.offset + point.size]
+    if list(held) == model.registers(name, number):
+        return scaled(number, scale - 2)
     await model.write(name, *model.registers(name, number))
     await model.verify({name: number})
     return scaled(number, scale - 2)

@@ -1,7 +1,12 @@
 """One device behind Modbus, emulated or physical: what it is, what it measures, what it shall do.
 
-Rule of this file: it only puts together what the files beside it do: the connection (modbus_link), the map
-(discovery), values (sunspec_points), polls (readings) and commands (control).
+Rules of this file:
+
+- It only puts together what the files beside it do: the connection (modbus_link), the map (discovery), values
+  (sunspec_points), polls (readings) and commands (control).
+- A map that no longer fits is discovered again by the next use, as long as the same device answers; another
+  one is taken only by `discover`.  A map that breaks while it is read again leaves the last one in use: every
+  poll checks the headers of what it reads.  Models that have vanished are looked for at every poll.
 
 What goes wrong is a `TargetError`, which is a `DeviceError`; only a target that cannot be understood is a
 `ScenarioError`.
@@ -11,52 +16,33 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from . import control, readings, sunspec_points
+from . import control, readings, sunspec_points, writing
 from .control import DeviceCapabilities, SetPointControl, WindowControl
-from .discovery import DeviceMap, ModelEntry, ModelImage, discover, read_image
+from .discovery import EMPTY, END, DeviceMap, ModelEntry, ModelImage, discover, read_image
+from .identity import Identity
+from .leftovers import MODELS as COMMANDED_MODELS
+from .leftovers import leftovers
 from .modbus_link import ILLEGAL_ADDRESS, ILLEGAL_VALUE, Link, TargetError, Unit
-from .readings import METER_MODELS, Reading
+from .modbus_transport import TlsFiles
+from .readings import INVERTER_MODELS, METER_MODELS, Reading
 from .sunspec_points import Point, Value
 from .target import Target, parse_target
+from .writing import Written
 
 METER_OFFSET = 100
 """A meter is looked for at the device's unit id plus this."""
 
 UNIT_MAX = 255
 
+_BEYOND_RATING = 3.0
+"""A measured power of more than so many ratings is wrong."""
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a written point.
-
-    Attributes
-    ----------
-    point : str
-    register : int
-        Its first register.
-    asked : int, float or str
-        What was to be written.
-    sent : int, float, str or None
-        The nearest that the registers can say, which was written.
-    held : int, float, str or None
-        What the device held afterwards.
-    """
-
-    point: str
-    register: int
-    asked: Value
-    sent: Value | None
-    held: Value | None
-
-    @property
-    def differs(self) -> bool:
-        """Whether the device holds something else than was written."""
-        return self.held != self.sent
+Result = TypeVar("Result")
 
 
 class Device:
@@ -75,11 +61,15 @@ class Device:
         Unit id of the home's meter behind the same connection.  It must answer.
     meter_units : sequence of int, optional
         Unit ids at which the meter may answer, in the order to try; the default is the device's plus 100.
+    tls : TlsFiles, optional
+        Certificate, key and CA, for a ``tls:`` target.
+    reread : bool
+        A read that finds an idle connection dead is asked once more on a new one.
 
     Raises
     ------
     ScenarioError
-        The target cannot be understood, or the time-out is not positive.
+        The target cannot be understood, the time-out is not positive, or the TLS files cannot be used.
 
     Notes
     -----
@@ -93,14 +83,20 @@ class Device:
         *,
         meter_unit: int | None = None,
         meter_units: Sequence[int] | None = None,
+        tls: TlsFiles | None = None,
+        reread: bool = True,
     ) -> None:
         self.target = parse_target(target) if isinstance(target, str) else target
-        self._link = Link(self.target, timeout_s)
+        self._link = Link(self.target, timeout_s, tls=tls, reread=reread)
         self._unit = Unit(self._link, self.target.unit)
         self._meter_unit = meter_unit
         self._meter_units = (self.target.unit + METER_OFFSET,) if meter_units is None else tuple(meter_units)
         self._map: DeviceMap | None = None
+        self._stale = False  # the map must be read again before it is used
+        self._seen: dict[int, ModelEntry] = {}  # models that the device had, by id
+        self._commanded_once = False
         self._meter: tuple[Unit, ModelEntry] | None = None
+        self._meter_identity: Identity | None = None  # of a meter with a unit id of its own
         self._images: dict[int, ModelImage] = {}
         self._spans: tuple[readings.Span, ...] = ()
         self._control: SetPointControl | WindowControl | None = None
@@ -115,8 +111,18 @@ class Device:
     ) -> None:
         await self._link.close()
 
+    @property
+    def met(self) -> list[str]:
+        """What was odd so far and yet no failure, each phenomenon once, in plain words."""
+        return self._link.met
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far."""
+        return self._link.requests
+
     async def discover(self) -> DeviceMap:
-        """Find the device's models, its meter and how it is commanded.
+        """Find the device's models, its meter and how it is commanded; whichever device answers is taken.
 
         Raises
         ------
@@ -124,9 +130,23 @@ class Device:
             No answer, no SunSpec map, or a chain of models that breaks.
         """
         found = await discover(self._unit)
+        self._meter_identity = None
+        if self._map is not None and not found.identity.is_same(self._map.identity):
+            self._map, self._meter, self._control = None, None, None
+            self._seen, self._commanded_once = {}, False
+        return await self._take_in(found)
+
+    async def _take_in(self, found: DeviceMap) -> DeviceMap:
+        """Make a map that was just read the one in use."""
+        self._stale = True  # until all of it is done
         no_meter = await self._find_meter(found)
         unreadable = await self._look(found)
-        self._map = replace(found, warnings=(*found.warnings, *unreadable, *no_meter))
+        left = [] if self._commanded_once else leftovers(self._images)
+        self._map = replace(found, warnings=(*found.warnings, *unreadable, *no_meter, *left))
+        self._seen |= {entry.id: entry for entry in found.models if entry.part == 0}
+        self._stale = False
+        for text in (*found.warnings, *unreadable, *left):
+            self._unit.note(text, text)
         return self._map
 
     async def capabilities(self) -> DeviceCapabilities:
@@ -150,12 +170,11 @@ class Device:
             No answer, a wrong one, or the map has changed; then the next call discovers it again.
         """
         await self._known_map()
-        try:
-            return await readings.take(self._spans)
-        except TargetError as error:
-            if error.refused and error.code in (0, ILLEGAL_ADDRESS):
-                self._map = None
-            raise
+        await self._look_for_models()
+        self._refuse_vanished(INVERTER_MODELS, self._measures_power)
+        reading = await self._watched(readings.take(self._spans))
+        self._doubt(reading)
+        return reading
 
     async def read_model(self, model: int, index: int = 0) -> dict[str, Value | None]:
         """Return the values of every point of a model by name, None where the device has none.
@@ -212,10 +231,16 @@ class Device:
                 words = sunspec_points.encode(point, value, scale)
             except ValueError as error:
                 raise self._unit.fault(f"{place}: {error}", refused=True) from None
-            await self._unit.write(image.address(point.name), words, str(point))
-            now = await read_image(self._unit, image.entry)
+            before = image.value(point.name)
+            await writing.write(self._unit, image.address(point.name), words, str(point))
+            self._commanded_once = True
+            now = await self._watched(read_image(self._unit, image.entry))
+            held = now.value(point.name)
             sent = sunspec_points.decode(point, words, scale)
-            return Written(str(point), image.address(point.name), value, sent, now.value(point.name))
+            finding = writing.finding(sent, before, held)
+            if finding:
+                self._unit.note(f"write {point}", f"{place}: {finding}")
+            return Written(str(point), image.address(point.name), value, sent, held, finding)
 
     async def set_power(self, power_w: float, validity_s: float) -> float:
         """Command a power for a time; the device's own timer ends it.
@@ -250,7 +275,8 @@ class Device:
                 raise self._unit.fault(f"validity_s {validity_s:g} found; allowed from 1 s", refused=True)
             if not can.has_revert_timer:
                 raise self._unit.fault("it has no revert timer: the command would have no end", refused=True)
-            return await target.set_power(power_w, math.floor(validity_s))
+            self._commanded_once = True
+            return await self._watched(target.set_power(power_w, math.floor(validity_s)))
 
     async def set_reserve(self, soc_frac: float) -> float:
         """Write the device's own reserve.
@@ -274,13 +300,15 @@ class Device:
             await self._known_map()
             can = self._capabilities
             assert can is not None
+            self._refuse_vanished((802, 124), can.has_reserve)
             if not can.has_reserve:
                 text = "it has no reserve of its own (802.SoCRsvMin, 124.MinRsvPct)"
                 raise self._unit.fault(text, refused=True)
             if not 0.0 <= soc_frac <= 1.0:
                 raise self._unit.fault(f"soc_frac {soc_frac:g} found; allowed 0 to 1", refused=True)
             model, _, name = can.reserve_point.partition(".")
-            return await control.set_reserve(self._unit, self._images[int(model)], name, soc_frac)
+            image = self._images[int(model)]
+            return await self._watched(control.set_reserve(self._unit, image, name, soc_frac))
 
     async def release(self) -> None:
         """End every power command, and leave no timer of ours behind.  A reserve stays: it is a setting.
@@ -291,20 +319,91 @@ class Device:
             Refused, not held afterwards, or no answer.
         """
         async with self._command:
-            await (await self._commanded()).release()
+            target = await self._commanded()
+            await self._watched(target.release())
 
     async def _known_map(self) -> DeviceMap:
-        return self._map if self._map is not None else await self.discover()
+        if self._map is None:
+            return await self.discover()
+        if self._stale:
+            try:
+                await self._take_in(await discover(self._unit, known=self._map.identity))
+            except TargetError as error:
+                if not error.changed:
+                    raise
+                self._unit.note("kept", f"the map cannot be read again, the last one stays in use: {error}")
+        return self._map
+
+    @property
+    def _measures_power(self) -> bool:
+        return any(field.name == "power" for span in self._spans for field in span.fields)
+
+    def _doubt(self, reading: Reading) -> None:
+        """Name a power that no device of this rating has: one of the two is scaled wrongly."""
+        can = self._capabilities
+        assert can is not None
+        rating_w = can.power_w_discharge_max if reading.power_w > 0.0 else can.power_w_charge_max
+        if abs(reading.power_w) > _BEYOND_RATING * rating_w > 0.0:
+            self._unit.note(
+                "rating",
+                f"it measures {reading.power_w:g} W and is rated {rating_w:g} W: the scale factor of one "
+                "of the two is wrong",
+            )
+
+    @property
+    def _vanished(self) -> list[ModelEntry]:
+        """Models that the device had and has no longer, unless another one took their place."""
+        assert self._map is not None
+        places = {entry.address for entry in self._map.models}
+        ids = {entry.id for entry in self._map.models if entry.part == 0}
+        return [e for e in self._seen.values() if e.id not in ids and e.address not in places]
+
+    async def _look_for_models(self) -> None:
+        """See whether models that have vanished, or that never were there, have come; then discover again."""
+        assert self._map is not None
+        vanished = self._vanished
+        if not vanished and self._measures_power:
+            return
+        last = self._map.models[-1]
+        address = vanished[0].address if vanished else last.address + last.count
+        try:
+            header = await self._unit.read(address, 2, "whether models have come back")
+        except TargetError as error:
+            if not error.silent and error.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                raise
+            return
+        if header[0] not in (0, END) and (header[0], header[1]) not in EMPTY:
+            self._stale = True
+            await self._known_map()
+
+    def _refuse_vanished(self, models: Sequence[int], there: bool) -> None:
+        """Say which model has vanished, where it is needed and none like it is there.
+
+        Raises
+        ------
+        TargetError
+            One has.
+        """
+        lost = next((entry for entry in self._vanished if entry.id in models), None)
+        if lost is not None and not there:
+            raise self._unit.fault(
+                f"model {lost.id} is gone (register {lost.address}): the device does not serve it at the "
+                "moment; it is looked for at every poll",
+                refused=True,
+            )
 
     async def _look(self, found: DeviceMap) -> list[str]:
         """Read what polls and commands rest on, and prepare them; returns what could not be read."""
-        wanted = dict.fromkeys((*readings.MODELS, *control.MODELS))
+        wanted = dict.fromkeys((*readings.MODELS, *control.MODELS, *COMMANDED_MODELS))
         images, unreadable = {}, []
         for entry in filter(None, map(found.own, wanted)):
+            if not entry.known:
+                continue
             try:
                 images[entry.id] = await read_image(self._unit, entry)
             except TargetError as error:
-                if error.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                served = error.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE)
+                if served and not (error.silent and await self._answers(entry)):
                     raise
                 unreadable.append(f"model {entry.id} cannot be read: {error}")
         meter = None if self._meter is None else (self._meter[0], await read_image(*self._meter))
@@ -318,6 +417,16 @@ class Device:
             self._control = WindowControl(self._unit, images)
             self._control.opened = isinstance(before, WindowControl) and before.opened
         return unreadable
+
+    async def _answers(self, entry: ModelEntry) -> bool:
+        """Whether a device that is silent to a model's registers answers to its header."""
+        try:
+            return await self._unit.read(entry.address, 2, "a model's id and length") == [
+                entry.id,
+                entry.length,
+            ]
+        except TargetError:
+            return False
 
     async def _find_meter(self, found: DeviceMap) -> list[str]:
         """Look for the home's meter in the device's own map and beside it; returns why there is none."""
@@ -333,7 +442,7 @@ class Device:
                 continue
             unit = Unit(self._link, number)
             try:
-                beside = await discover(unit, (found.base,))
+                beside = await discover(unit, (found.base,), known=self._meter_identity)
             except TargetError as error:
                 if needed is not None or not (error.refused or error.silent):
                     raise
@@ -341,15 +450,19 @@ class Device:
                 continue
             for entry in beside.models:
                 if entry.id in METER_MODELS:
-                    self._meter = unit, entry
+                    self._meter, self._meter_identity = (unit, entry), beside.identity
                     return []
-            reasons.append(f"unit {number} has no meter model")
+            if beside.identity.serial and beside.identity.is_same(found.identity):
+                reasons.append(f"unit {number} answers as the same device, {found.identity}")
+            else:
+                reasons.append(f"unit {number} has no meter model")
         if needed is not None:
             raise self._unit.fault(f"unit {needed} has no meter model (201 to 204, 211 to 214)", refused=True)
         return [f"no meter found: {'; '.join(reasons) or 'no unit id to look at'}"]
 
     async def _commanded(self) -> SetPointControl | WindowControl:
         await self._known_map()
+        self._refuse_vanished((704, 124), self._control is not None)
         if self._control is None:
             text = "it implements neither 704.WSet nor 124: it cannot be commanded"
             raise self._unit.fault(text, refused=True)
@@ -361,7 +474,15 @@ class Device:
         if entry is None:
             present = ", ".join(dict.fromkeys(str(entry.id) for entry in found.models))
             raise self._unit.fault(f"no model {model} with index {index}; it has {present}", refused=True)
-        return await read_image(self._unit, entry)
+        return await self._watched(read_image(self._unit, entry))
+
+    async def _watched(self, work: Awaitable[Result]) -> Result:
+        """Do something with the map, and let it be read again by the next use if it proves wrong."""
+        try:
+            return await work
+        except TargetError as error:
+            self._stale = self._stale or error.changed
+            raise
 
     async def _point(self, name: str, index: int) -> tuple[ModelImage, Point]:
         model, _, inner = name.partition(".")

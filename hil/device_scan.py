@@ -9,9 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .discovery import DeviceMap, ModelEntry, ModelImage, discover, read_image
+from .identity import identity_of
 from .modbus_link import Link, TargetError, Unit
+from .modbus_transport import TlsFiles
 from .sunspec_points import SIGNED, Point, Value, blank_of, number_of, scale_of
 from .target import Target, parse_target
+
+UNIT_MAX = 247
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,16 @@ class ScanReport:
         }
 
 
-async def scan(target: str | Target, timeout_s: float = 5.0) -> ScanReport:
-    """Read every model of a unit.
+async def scan(target: str | Target, timeout_s: float = 5.0, *, tls: TlsFiles | None = None) -> ScanReport:
+    """Read every model of a unit, and see whether the next unit id is the same device.
+
+    Parameters
+    ----------
+    target : str or Target
+    timeout_s : float
+        A connect and an answer may take this long each [s].
+    tls : TlsFiles, optional
+        Certificate, key and CA, for a ``tls:`` target.
 
     Raises
     ------
@@ -101,7 +113,7 @@ async def scan(target: str | Target, timeout_s: float = 5.0) -> ScanReport:
         No answer, no SunSpec map, or a chain of models that breaks.
     """
     place = parse_target(target) if isinstance(target, str) else target
-    link = Link(place, timeout_s)
+    link = Link(place, timeout_s, tls=tls)
     try:
         unit = Unit(link, place.unit)
         found = await discover(unit)
@@ -110,9 +122,27 @@ async def scan(target: str | Target, timeout_s: float = 5.0) -> ScanReport:
             model, odd = await _scan_model(unit, entry)
             models.append(model)
             warnings += odd
+        warnings += await _other_names(link, found)
+        warnings += [text for text in link.met if text not in warnings]
     finally:
         await link.close()
     return ScanReport(str(place), found, tuple(models), tuple(warnings))
+
+
+async def _other_names(link: Link, found: DeviceMap) -> list[str]:
+    """Return that another unit id answers as the same device, if the next one does."""
+    other = Unit(link, found.unit % UNIT_MAX + 1)
+    common = found.models[0]
+    try:
+        registers = await other.read(common.address, min(common.count, 68), "who else answers (model 1)")
+    except TargetError:
+        return []  # nobody there, or nobody of the kind
+    if not found.identity.serial or not identity_of(common.length, registers).is_same(found.identity):
+        return []
+    return [
+        f"unit {other.number} answers as the same device as unit {found.unit}, {found.identity}: it must "
+        "not be counted twice"
+    ]
 
 
 async def _scan_model(unit: Unit, entry: ModelEntry) -> tuple[ModelReport, list[str]]:

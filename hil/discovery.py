@@ -3,18 +3,23 @@
 Rule of this file: a map that can be read in one way only is accepted, with a warning where it bends the
 standard; a map that could be read in two ways is refused, with the register at which it breaks.
 
-What is accepted: a common model of 65 registers; no end model, when nothing but an exception follows the last
-model; an end model without a length; a second common model, which begins a second device in the same map.
+What is accepted: a common model of 65 registers; no end model, when nothing but an exception or silence
+follows the last model; an end model without a length; a second common model, which begins a second device in
+the same map.  A model whose length is another model's is named and not used: which of the two is wrong cannot
+be known.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from . import sunspec_points
+from .identity import COMMON as COMMON
+from .identity import Identity as Identity
+from .identity import IdentityGuard, identity_of, stranger
 from .modbus_link import ILLEGAL_ADDRESS, ILLEGAL_VALUE, READ_REGISTERS_MAX, TargetError, Unit
 
 BASES: Final = (40000, 0, 50000)
@@ -22,7 +27,12 @@ BASES: Final = (40000, 0, 50000)
 
 MARKER: Final = [0x5375, 0x6E53]  # "SunS"
 END: Final = 0xFFFF
-COMMON: Final = 1
+EMPTY: Final = ((0, 0), (0xFFFF, 0xFFFF))
+"""What stands in place of a model's header when a device sends a frame with nothing in it."""
+
+_INTEGERS, _FLOATS = (101, 102, 103), (111, 112, 113)
+_VENDORS: Final = 64_000
+"""From here on, models are makers' own."""
 
 MODELS_MAX: Final = 200
 _SPLITS_MAX: Final = 64
@@ -43,6 +53,7 @@ class ModelEntry:
     length : int
         L as the device states it: registers behind the two of the header.
     known : bool
+        SunSpec defines it, and its length is not another model's.
     part : int
         0 for the device itself, 1 for the device that a second common model begins, and so on.
     """
@@ -96,21 +107,6 @@ class ModelImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who made a device, from model 1; empty where it does not say.
-
-    Attributes
-    ----------
-    manufacturer, model, serial, version : str
-    """
-
-    manufacturer: str
-    model: str
-    serial: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceMap:
     """What a unit serves.
 
@@ -142,22 +138,40 @@ class DeviceMap:
         return next((entry for entry in self.models if entry.id == model and entry.part == 0), None)
 
 
-async def discover(unit: Unit, bases: tuple[int, ...] = BASES) -> DeviceMap:
-    """Find and walk the map of a unit.
+async def discover(unit: Unit, bases: tuple[int, ...] = BASES, *, known: Identity | None = None) -> DeviceMap:
+    """Find and walk the map of a unit; from then on it shows on each new connection that it is the same.
+
+    Parameters
+    ----------
+    unit : Unit
+    bases : tuple of int
+        Where to look for the map.
+    known : Identity, optional
+        Whom it has to be.
 
     Raises
     ------
     TargetError
-        No answer, no SunSpec map, or a chain that breaks; the message says at which register.
+        No answer, no SunSpec map, a chain that breaks, or another device; the message says at which register.
     """
-    base = await _find_base(unit, bases)
-    entries, warnings = await _walk(unit, base)
-    registers = await read_model(unit, entries[0])
-    texts = dict.fromkeys(("Mn", "Md", "SN", "Vr"), "")
-    for name, point in sunspec_points.fixed_points(COMMON, entries[0].length).items():
-        if name in texts:
-            texts[name] = str(sunspec_points.value_of(point, registers) or "")
-    return DeviceMap(unit.number, base, tuple(entries), Identity(*texts.values()), tuple(warnings))
+    before = unit.link.guard(unit.number, None)
+    try:
+        base = await _find_base(unit, bases)
+        connection = unit.link.connections
+        unit.runs.clear()
+        entries, warnings = await _walk(unit, base)
+        common = entries[0]
+        identity = identity_of(common.length, await read_model(unit, common))
+        if known is not None and not identity.is_same(known):
+            raise stranger(unit, identity, known)
+    except BaseException:
+        unit.link.guard(unit.number, before)
+        raise
+    if not identity.serial:
+        warnings.append("model 1 tells no serial number: another device in its place would not be noticed")
+    check = IdentityGuard(unit, common.address, common.length, identity)
+    unit.link.guard(unit.number, check, connection)
+    return DeviceMap(unit.number, base, tuple(entries), identity, tuple(warnings))
 
 
 async def _find_base(unit: Unit, bases: tuple[int, ...]) -> int:
@@ -184,7 +198,7 @@ async def _walk(unit: Unit, base: int) -> tuple[list[ModelEntry], list[str]]:
     warnings: list[str] = []
     address, part = base + len(MARKER), -1
     while True:
-        header = await _header(unit, address, entries, warnings)
+        header = await _header(unit, base, address, entries, warnings)
         if header is None:
             break
         model, length = header
@@ -198,14 +212,33 @@ async def _walk(unit: Unit, base: int) -> tuple[list[ModelEntry], list[str]]:
         known = sunspec_points.definition(model) is not None
         entries.append(ModelEntry(model, sunspec_points.label_of(model), address, length, known, part))
         address += 2 + length
-    warnings += [text for entry in entries if (text := _odd_length(entry))]
+    warnings += [text for entry in entries if (text := _mislabelled(entry) or _odd_length(entry))]
+    entries = [replace(entry, known=entry.known and not _mislabelled(entry)) for entry in entries]
+    own = {entry.id for entry in entries if entry.part == 0 and entry.known}
+    for integer, floating in zip(_INTEGERS, _FLOATS, strict=True):
+        if {integer, floating} <= own:
+            warnings.append(f"models {integer} and {floating} tell the same: {integer} is used")
     if part > 0:
         warnings.append(f"{part + 1} common models: what follows the second belongs to another device")
     return entries, warnings
 
 
+def _mislabelled(entry: ModelEntry) -> str:
+    """Return why a model's label and length do not belong together, when the length is another model's."""
+    wanted = sunspec_points.fixed_length(entry.id)
+    known = sunspec_points.definition(entry.id) is not None
+    if entry.id == COMMON or entry.id >= _VENDORS or (known and wanted in (None, entry.length)):
+        return ""
+    others = sunspec_points.models_of_length(entry.length)
+    if not others:
+        return ""
+    own = f"states length {entry.length}, its definition {wanted}" if known else "is not one of SunSpec's"
+    fits = f"model {', '.join(map(str, others))}"
+    return f"model {entry.id} (register {entry.address}) {own}; {fits} has that length: it is not used"
+
+
 async def _header(
-    unit: Unit, address: int, entries: list[ModelEntry], warnings: list[str]
+    unit: Unit, base: int, address: int, entries: list[ModelEntry], warnings: list[str]
 ) -> tuple[int, int] | None:
     """Return id and length of the model at `address`, None at the end of the chain."""
     what = "a model's id and length"
@@ -223,6 +256,13 @@ async def _header(
             warnings.append(f"the end model (register {address}) states length {length}, its definition 0")
         return None
     except TargetError as fault:
+        if entries and fault.silent and await _serves_nothing(unit, base, address):
+            if any(_odd_length(entry) for entry in entries if entry.id != COMMON):
+                raise _broken(unit, address, entries, "silence") from None
+            warnings.append(
+                f"no end model behind model {entries[-1].id} (register {address}): the device is silent there"
+            )
+            return None
         if not entries or fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
             raise
     try:
@@ -240,14 +280,25 @@ async def _header(
     return None
 
 
+async def _serves_nothing(unit: Unit, base: int, address: int) -> bool:
+    """Whether a device that answers elsewhere stays silent here, as some do for what they do not serve."""
+    if await unit.read(base, 2, "the SunSpec marker") != MARKER:
+        return False
+    try:
+        await unit.read(address, 2, "a model's id and length")
+    except TargetError as fault:
+        return fault.silent
+    return False
+
+
 def _odd_length(entry: ModelEntry) -> str:
     """Return what is odd about a model's length; empty when nothing is."""
     wanted = sunspec_points.fixed_length(entry.id)
-    if wanted is None or wanted == entry.length:
+    least = sunspec_points.least_length(entry.id)
+    if entry.length == wanted or (wanted is None and entry.length >= least):
         return ""
-    return (
-        f"model {entry.id} (register {entry.address}) states length {entry.length}, its definition {wanted}"
-    )
+    own = f"at least {least}" if wanted is None else str(wanted)
+    return f"model {entry.id} (register {entry.address}) states length {entry.length}, its definition {own}"
 
 
 def _broken(unit: Unit, address: int, entries: list[ModelEntry], found: str) -> TargetError:
@@ -255,7 +306,9 @@ def _broken(unit: Unit, address: int, entries: list[ModelEntry], found: str) -> 
     odd = [text for entry in entries if entry.id != COMMON and (text := _odd_length(entry))]
     hint = f"; {odd[-1]}: that length is probably wrong" if odd else ""
     return unit.fault(
-        f"the chain of models breaks at register {address}{behind}: {found}{hint}", refused=True
+        f"the chain of models breaks at register {address}{behind}: {found}{hint}",
+        refused=True,
+        changed=True,
     )
 
 
@@ -263,24 +316,38 @@ async def read_model(unit: Unit, entry: ModelEntry) -> sunspec_points.Registers:
     """Return all registers of a model from its id on; None where the device refuses to show one.
 
     Up to 125 registers are one request.  A longer model is read in several, cut between points where its
-    definition tells.  A block that is refused is halved until the refused registers stand alone.
+    definition tells.  A block that is refused is halved until the refused registers stand alone; from then on
+    they are left out (`Unit.runs`).  A frame with nothing in it is read once more.
 
     Raises
     ------
     TargetError
         No answer, nothing readable, or another model than the map says.
     """
+    registers = await _read_runs(unit, entry)
+    if is_empty(registers):
+        note_empty(unit, entry.address, entry.count)
+        registers = await _read_runs(unit, entry)
+    check_header(unit, entry, registers)
+    return registers
+
+
+async def _read_runs(unit: Unit, entry: ModelEntry) -> list[int | None]:
+    """Read a model in the requests that are known to work, or find out which do."""
     borders = {point.offset for point in sunspec_points.fixed_points(entry.id, entry.length).values()}
     free = max(borders, default=0)
     borders |= set(range(free + 1, entry.count))
     registers: list[int | None] = [None] * entry.count
-    spans = _cut(entry.count, borders)
+    key = entry.address, entry.count
+    spans = list(unit.runs.get(key, ())) or _cut(entry.count, borders)
+    runs: list[tuple[int, int]] = []
     refused: TargetError | None = None
     splits = 0
     while spans:
         first, last = spans.pop(0)
         try:
             registers[first:last] = await unit.read(entry.address + first, last - first, f"model {entry.id}")
+            runs.append((first, last))
         except TargetError as fault:
             if fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
                 raise
@@ -290,16 +357,19 @@ async def read_model(unit: Unit, entry: ModelEntry) -> sunspec_points.Registers:
                 splits += 1
                 middle = min(inside, key=lambda border: abs(2 * border - first - last))
                 spans[:0] = [(first, middle), (middle, last)]
-    if refused is not None and all(word is None for word in registers):
-        raise refused
-    check_header(unit, entry, registers)
+    if refused is not None:
+        if not runs:
+            unit.runs.pop(key, None)
+            raise refused
+        unit.runs[key] = tuple(runs)
     return registers
 
 
 async def read_image(unit: Unit, entry: ModelEntry) -> ModelImage:
     """Return a model as it is now; see `read_model`."""
     registers = await read_model(unit, entry)
-    return ModelImage(entry, registers, sunspec_points.all_points(entry.id, entry.length, registers))
+    points = sunspec_points.all_points(entry.id, entry.length, registers) if entry.known else {}
+    return ModelImage(entry, registers, points)
 
 
 def _cut(count: int, borders: set[int]) -> list[tuple[int, int]]:
@@ -313,6 +383,20 @@ def _cut(count: int, borders: set[int]) -> list[tuple[int, int]]:
     return [*spans, (first, count)]
 
 
+def is_empty(registers: sunspec_points.Registers) -> bool:
+    """Whether a frame that should begin with a model's header has nothing in it."""
+    return (registers[0], registers[1]) in EMPTY
+
+
+def note_empty(unit: Unit, address: int, count: int) -> None:
+    """Note that a frame with nothing in it came, and was read once more."""
+    unit.note(
+        f"empty {address}",
+        f"an empty frame came for registers {address} to {address + count - 1} (zeros or 0xFFFF in place of "
+        "values): it was discarded and read once more",
+    )
+
+
 def check_header(unit: Unit, entry: ModelEntry, registers: sunspec_points.Registers) -> None:
     """Refuse registers that do not begin with the id and length of the model they are taken for.
 
@@ -321,9 +405,22 @@ def check_header(unit: Unit, entry: ModelEntry, registers: sunspec_points.Regist
     TargetError
         The map has changed since it was discovered, or the device sent an empty frame.
     """
-    if registers[0] not in (entry.id, None) or registers[1] not in (entry.length, None):
+    if registers[0] in (entry.id, None) and registers[1] in (entry.length, None):
+        return
+    if is_empty(registers):
         raise unit.fault(
-            f"register {entry.address} holds model {registers[0]} with length {registers[1]}, "
-            f"not model {entry.id} with length {entry.length}: the map has changed",
+            f"an empty frame in place of model {entry.id} (register {entry.address} holds {registers[0]}), "
+            "twice: the device answers, but has no values at the moment",
             refused=True,
         )
+    raise gone(unit, entry, f"register {entry.address} holds model {registers[0]} with length {registers[1]}")
+
+
+def gone(unit: Unit, entry: ModelEntry, found: str) -> TargetError:
+    """Return the error that a model is not where it was."""
+    return unit.fault(
+        f"model {entry.id} is gone: {found}, not model {entry.id} with length {entry.length} (register "
+        f"{entry.address}): the map has changed",
+        refused=True,
+        changed=True,
+    )

@@ -6,8 +6,12 @@ Rules of this file:
 - After a time-out, a broken answer or a cancelled request the connection is closed: a late answer must never
   be taken for the next one.  The next use connects again.  When connecting itself has failed, uses within a
   bounded back-off fail at once: a command must not be held back here and arrive late.
-- A write that got no answer is never repeated here: it may have been carried out.
-- Every failure is a `TargetError` that names target, unit, what was asked and the registers.
+- A write that got no answer is never repeated here: it may have been carried out.  Asked again are, a few
+  times and within less than one time-out, what the device was too busy for, and once, a read on a connection
+  that had been idle and was dead.
+- On every new connection a guarded unit shows who it is before anything else is asked of it.
+- Every failure is a `TargetError` that names target, unit, what was asked and the registers.  What is odd and
+  yet no failure is noted in `Link.met`.
 """
 
 from __future__ import annotations
@@ -15,16 +19,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from ridethrough.emulator.errors import DeviceError, ScenarioError
 
-from .target import RtuTarget, Target, TcpTarget
+from .modbus_frames import sift
+from .modbus_transport import Client, Connector, NotConnectedError, TlsFiles, framing_of, is_line
+from .target import RtuTarget, Target, TlsTarget
 
 READ_REGISTERS_MAX: Final = 125
 WRITE_REGISTERS_MAX: Final = 123
@@ -38,6 +43,8 @@ WRITE_SEVERAL: Final = 16
 ILLEGAL_FUNCTION: Final = 1
 ILLEGAL_ADDRESS: Final = 2
 ILLEGAL_VALUE: Final = 3
+ACKNOWLEDGE: Final = 5
+BUSY: Final = 6
 
 EXCEPTIONS: Final = {
     1: (
@@ -51,18 +58,26 @@ EXCEPTIONS: Final = {
     6: ("server device busy", "try again later and less often"),
     8: ("memory parity error", "its memory is damaged; the device needs service"),
     10: ("gateway path unavailable", "the gateway is overloaded or wrongly set up"),
-    11: ("gateway target device failed to respond", "no device has this unit id; check it and the wiring"),
+    11: (
+        "gateway target device failed to respond",
+        "no device has this unit id; check it (in use are 1, 71, 126, for meters 200 and up) and the wiring",
+    ),
 }
 """Modbus exception codes: name and cure."""
 
-_BACKOFF_FIRST: Final = 0.05
-_BACKOFF_MAX: Final = 2.0
-"""Wait after a failed connect: at first, and at most, as parts of the time-out."""
+_BUSY_WAITS: Final = (0.05, 0.1, 0.2)
+"""Waits before a busy device is asked again, as parts of the time-out."""
 
-_FRAME_BYTES_MAX: Final = 254
-_HEADER_BYTES: Final = 7
+IDLE_S: Final = 1.0
+"""A connection that was quiet for this long may be dead without a sign [s]."""
 
-Client = AsyncModbusTcpClient | AsyncModbusSerialClient
+_CLOSED: Final = "the device closed the connection"
+
+Read = Callable[[int, int, str], Awaitable[list[int]]]
+"""Reads registers at an address; the text says what they are."""
+
+Check = Callable[[Read], Awaitable[None]]
+"""Looks at a unit on a new connection; raises when it must not be used."""
 
 _log = logging.getLogger("pymodbus")
 if _log.level == logging.NOTSET:  # whoever has set a level wants to see it
@@ -80,65 +95,24 @@ class TargetError(DeviceError):
         Modbus exception code; 0 when it sent none.
     silent : bool
         It was connected and sent no answer in time.
+    changed : bool
+        The device is not, or no longer, laid out as was thought: it has to be discovered again.
     """
 
-    def __init__(self, message: str, *, refused: bool = False, code: int = 0, silent: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        refused: bool = False,
+        code: int = 0,
+        silent: bool = False,
+        changed: bool = False,
+    ) -> None:
         super().__init__(message)
         self.refused = refused
         self.code = code
         self.silent = silent
-
-
-def frame_fault(request: bytes, received: bytes) -> str:
-    """Return what is wrong with the bytes that came back over TCP; empty while nothing is.
-
-    Parameters
-    ----------
-    request : bytes
-        The frame that was sent.
-    received : bytes
-        All that has come since; the last frame may be incomplete.
-
-    Notes
-    -----
-    A frame with another transaction id, 0 excepted, is skipped: it is the second copy of an earlier answer.
-    pymodbus takes 0 for every id, waits for ever after a wrong header, and raises out of the event loop for a
-    body it cannot read; therefore all three are looked at here first.
-    """
-    while len(received) >= _HEADER_BYTES:
-        transaction, protocol, length = (int.from_bytes(received[k : k + 2]) for k in (0, 2, 4))
-        if protocol != 0 or not 3 <= length <= _FRAME_BYTES_MAX:
-            return f"the answer is no Modbus/TCP frame: protocol id {protocol}, length {length}"
-        if transaction == 0:
-            return "the answer has transaction id 0 instead of the request's"
-        frame, received = received[: 6 + length], received[6 + length :]
-        if len(frame) < 6 + length:
-            break
-        if (
-            frame[:2] == request[:2]
-            and frame[6] == request[6]
-            and (fault := body_fault(request[7:], frame[7:]))
-        ):
-            return fault
-    return ""
-
-
-def body_fault(request: bytes, reply: bytes) -> str:
-    """Return what is wrong with an answer's body (function code first); empty when it fits its request."""
-    function = request[0]
-    if reply[0] == function | 0x80:
-        wanted = 2
-    elif reply[0] != function:
-        return f"asked with function {function}, answered with function {reply[0]}"
-    elif function == 3:
-        wanted = 2 + 2 * int.from_bytes(request[3:5])
-        if len(reply) > 1 and reply[1] != wanted - 2:
-            return f"asked for {wanted - 2} bytes of registers, the answer counts {reply[1]}"
-    else:
-        wanted = 5
-        if reply[1:] != request[1:5]:
-            return f"the answer confirms {reply[1:].hex(' ')} instead of {request[1:5].hex(' ')}"
-    return "" if len(reply) == wanted else f"the answer has {len(reply)} bytes instead of {wanted}"
+        self.changed = changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +134,6 @@ class _Request:
             return client.write_register(self.address, self.registers[0], device_id=self.unit)
         return client.write_registers(self.address, list(self.registers), device_id=self.unit)
 
-    def fits(self, reply: ModbusPDU) -> bool:
-        """Whether a decoded answer is one to this request; on a serial line nothing else has looked at it."""
-        if reply.function_code != self.function:
-            return False
-        if self.function == READ:
-            return len(reply.registers) == self.count
-        if self.function == WRITE_ONE:
-            return reply.address == self.address and tuple(reply.registers) == self.registers
-        return reply.address == self.address and reply.count == self.count
-
     def __str__(self) -> str:
         verb = "reading" if self.function == READ else "writing"
         last = f" to {self.address + self.count - 1}" if self.count > 1 else ""
@@ -185,27 +149,83 @@ class Link:
         Its unit is not used here: each request names its own.
     timeout_s : float
         A connect and an answer may take this long each [s].
+    tls : TlsFiles, optional
+        What a `TlsTarget` needs, and only that.
+    reread : bool
+        A read that finds an idle connection dead is asked once more on a new one.
+
+    Attributes
+    ----------
+    requests, connections : int
+        Requests sent and connections made so far.
 
     Raises
     ------
     ScenarioError
-        `timeout_s` is not a positive number.
+        `timeout_s` is not a positive number, or the files do not fit the target.
     """
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
+    def __init__(
+        self, target: Target, timeout_s: float, *, tls: TlsFiles | None = None, reread: bool = True
+    ) -> None:
         if not isinstance(timeout_s, int | float) or not 0.0 < timeout_s < math.inf:
             raise ScenarioError(f"timeout_s: {timeout_s!r} found; allowed are positive numbers of seconds")
         self.target = target
         self.timeout_s = timeout_s
+        self.requests = self.connections = 0
+        self._connector = Connector(target, timeout_s, tls)
+        self._framing = framing_of(target)
+        self._reread = reread and not is_line(target)
         self._client: Client | None = None
         self._turn = asyncio.Lock()
         self._guard: asyncio.Timeout | None = None  # of the request under way
         self._request = b""
         self._fault = ""  # why the request under way can have no answer
-        self._backoff_s = 0.0
-        self._retry_at_s = -math.inf
         self._unsure = False  # an answer to an abandoned request may still come
+        self._answered_s = math.inf  # when this connection last answered
         self._several_only: set[int] = set()  # units that refuse function 6
+        self._checks: dict[int, Check] = {}
+        self._checked_on: dict[int, int] = {}  # connection on which a unit last showed who it is
+        self._met: dict[str, str] = {}
+
+    @property
+    def met(self) -> list[str]:
+        """What was odd so far, each phenomenon once and in plain words."""
+        return list(self._met.values())
+
+    def note(self, phenomenon: str, text: str) -> None:
+        """Note something odd, unless it is known already.
+
+        Parameters
+        ----------
+        phenomenon : str
+            What makes it the same as an earlier one.
+        text : str
+            What was met, in plain words, with the registers.
+        """
+        self._met.setdefault(phenomenon, text)
+
+    def guard(self, unit: int, check: Check | None, connection: int = 0) -> Check | None:
+        """Let a unit be checked on every connection but `connection`, before anything else is asked of it.
+
+        Parameters
+        ----------
+        unit : int
+        check : callable or None
+            Given a way to read; raises when nothing else may be asked.  None ends it.
+        connection : int
+            Number of the connection on which the unit was seen last.
+
+        Returns
+        -------
+        callable or None
+            What has checked it so far.
+        """
+        before = self._checks.pop(unit, None)
+        if check is not None:
+            self._checks[unit] = check
+            self._checked_on[unit] = connection
+        return before
 
     async def read(self, unit: int, address: int, count: int, what: str) -> list[int]:
         """Return `count` registers from `address` on.
@@ -224,8 +244,13 @@ class Link:
         reply = await self._ask(_Request(unit, READ, address, count, (), what))
         return list(reply.registers)
 
-    async def write(self, unit: int, address: int, registers: Sequence[int], what: str) -> None:
+    async def write(
+        self, unit: int, address: int, registers: Sequence[int], what: str, *, apart: bool = False
+    ) -> None:
         """Write registers from `address` on: one with function 6, several with function 16.
+
+        Where the device refuses one of the functions the other is used: function 16 for one register, and
+        function 6 for several only where they may be written `apart`.
 
         Raises
         ------
@@ -233,138 +258,176 @@ class Link:
             No answer, a wrong one, or a Modbus exception.  Without an answer the write may have taken place.
         """
         values = tuple(registers)
+        several = _Request(unit, WRITE_SEVERAL, address, len(values), values, what)
+        ones = [_Request(unit, WRITE_ONE, address + k, 1, (v,), what) for k, v in enumerate(values)]
         if len(values) == 1 and unit not in self._several_only:
             try:
-                await self._ask(_Request(unit, WRITE_ONE, address, 1, values, what))
+                await self._ask(ones[0])
                 return
             except TargetError as fault:
                 if fault.code != ILLEGAL_FUNCTION:
                     raise
-                self._several_only.add(unit)  # not carried out, so it may be asked in the other way
-        await self._ask(_Request(unit, WRITE_SEVERAL, address, len(values), values, what))
+            await self._ask(several)  # function 6 was not carried out, so it may be asked in the other way
+            self._several_only.add(unit)
+            text = "it refuses function 6 (write one register); function 16 is used"
+            self.note(f"function 6 {unit}", text)
+            return
+        try:
+            await self._ask(several)
+        except TargetError as fault:
+            if fault.code != ILLEGAL_FUNCTION or len(values) == 1 or isinstance(self.target, TlsTarget):
+                raise  # over TLS it is the client's role that is refused, not the function
+            refusal = "it refuses function 16 (write several registers)"
+            if not apart:
+                raise self.fault(
+                    unit,
+                    f"{several}: {refusal}; one at a time with function 6 would not be all or nothing, so "
+                    "nothing was written; if it refuses every write, control by Modbus may have to be "
+                    "enabled on it first",
+                    refused=True,
+                    code=fault.code,
+                ) from None
+            for one in ones:
+                await self._ask(one)
+            self.note(f"function 16 {unit}", f"{refusal}; function 6 is used for points of one register")
 
     async def close(self) -> None:
         """Close the connection; the next use opens it again."""
         self._drop()
-        await asyncio.sleep(0)  # the transport gives its socket back on the loop's next turn
+        await asyncio.sleep(self._connector.close_s)
 
     def fault(
-        self, unit: int, text: str, *, refused: bool = False, code: int = 0, silent: bool = False
+        self,
+        unit: int,
+        text: str,
+        *,
+        refused: bool = False,
+        code: int = 0,
+        silent: bool = False,
+        changed: bool = False,
     ) -> TargetError:
         """Return an error of this device that names target and unit."""
         place = str(self.target) if unit == self.target.unit else f"{self.target}, unit {unit}"
-        return TargetError(f"{place}: {text}", refused=refused, code=code, silent=silent)
+        return TargetError(f"{place}: {text}", refused=refused, code=code, silent=silent, changed=changed)
 
     async def _ask(self, request: _Request) -> ModbusPDU:
-        """Do one exchange."""
+        """Get one request answered; a read on an idle connection that proves dead is asked once more."""
         async with self._turn:
-            client = await self._connected(request.unit)
-            self._fault = ""
+            idle_s = asyncio.get_running_loop().time() - self._answered_s
+            alive = self._client is not None and self._client.connected
             try:
-                async with asyncio.timeout(self.timeout_s) as self._guard:
-                    reply = await request.send(client)
-            except (TimeoutError, ModbusException, OSError):
-                self._drop(unsure=True)
-                reason = self._fault or f"no answer within {self.timeout_s:g} s"
-                silent = not self._fault
-                raise self.fault(request.unit, f"{request}: {reason}", silent=silent) from None
-            except BaseException:
-                self._drop(unsure=True)
-                raise
-            finally:
-                self._guard = None
-            if isinstance(reply, ExceptionResponse):
-                name, cure = EXCEPTIONS.get(reply.exception_code, ("not of the standard", "see its manual"))
-                text = f"{request}: exception {reply.exception_code}, {name}: {cure}"
-                raise self.fault(request.unit, text, refused=True, code=reply.exception_code)
-            if not request.fits(reply):
-                self._drop(unsure=True)
-                raise self.fault(request.unit, f"{request}: the answer does not fit the request")
+                return await self._ask_guarded(request)
+            except TargetError:
+                dead = self._fault in ("", _CLOSED) and self._client is None
+                if not (self._reread and alive and dead and idle_s >= IDLE_S and request.function == READ):
+                    raise
+                how = "was closed" if self._fault else "got no answer"
+            reply = await self._ask_guarded(request)
+            self.note(
+                "idle",
+                f"a request on a connection that had been idle for {idle_s:.1f} s {how}: the device drops "
+                "idle connections; it was connected to again and read again",
+            )
             return reply
+
+    async def _ask_guarded(self, request: _Request) -> ModbusPDU:
+        """Do one exchange on a connection on which the unit has shown who it is."""
+        client = await self._connected(request.unit)
+        check = self._checks.get(request.unit)
+        if check is not None and self._checked_on[request.unit] != self.connections:
+
+            async def read(address: int, count: int, what: str) -> list[int]:
+                ask = _Request(request.unit, READ, address, count, (), what)
+                return list((await self._ask_patiently(client, ask)).registers)
+
+            await check(read)
+            self._checked_on[request.unit] = self.connections
+        return await self._ask_patiently(client, request)
+
+    async def _ask_patiently(self, client: Client, request: _Request) -> ModbusPDU:
+        """Do one exchange; wait and ask again while the device is busy and has not carried it out."""
+        for part in (*_BUSY_WAITS, 0.0):
+            reply = await self._exchange(client, request)
+            if not isinstance(reply, ExceptionResponse):
+                return reply
+            code = reply.exception_code
+            # To a write, 5 says that it has begun; 6 that it has not.
+            again = code == BUSY or (code == ACKNOWLEDGE and request.function == READ)
+            if not again or part == 0.0:
+                break
+            self.note(
+                f"busy {request.unit} {code}",
+                f"{request}: exception {code}, {EXCEPTIONS[code][0]}: it was asked again a little later",
+            )
+            await asyncio.sleep(part * self.timeout_s)
+        name, cure = EXCEPTIONS.get(code, ("not of the standard", "see its manual"))
+        text = f"{request}: exception {code}, {name}: {cure}"
+        raise self.fault(request.unit, text, refused=True, code=code)
+
+    async def _exchange(self, client: Client, request: _Request) -> ModbusPDU:
+        """Send one request and wait for its answer, which may be an exception."""
+        self._fault = ""
+        self.requests += 1
+        try:
+            async with asyncio.timeout(self.timeout_s) as self._guard:
+                reply = await request.send(client)
+        except (TimeoutError, ModbusException, OSError):
+            reason = self._fault or f"no answer within {self.timeout_s:g} s"
+            if self._fault == _CLOSED and self._answered_s == math.inf:
+                reason += f" before it answered anything: {self._connector.hint}"
+            silent = not self._fault
+            self._drop(unsure=True)
+            raise self.fault(request.unit, f"{request}: {reason}", silent=silent) from None
+        except BaseException:
+            self._drop(unsure=True)
+            raise
+        finally:
+            self._guard = None
+        self._answered_s = asyncio.get_running_loop().time()
+        return reply
 
     async def _connected(self, unit: int) -> Client:
         """Return a client that is connected and ready for a request."""
         if self._client is None or not self._client.connected:
             self._client = await self._connect(unit)
+            self.connections += 1
+            self._answered_s = math.inf
             await asyncio.sleep(0)  # a serial transport is set up on the loop's next turn
+        if self._framing != "socket" and self._unsure:
+            # The line is still the same line, and its frames carry no number: let a late answer pass.
+            await asyncio.sleep(self.timeout_s)
         if isinstance(self.target, RtuTarget):
-            if self._unsure:
-                await asyncio.sleep(self.timeout_s)  # the line is still the same line: let a late answer pass
             await asyncio.sleep(max(38.5 / self.target.baud, 0.00175))  # 3.5 characters of silence
         self._unsure = False
         return self._client
 
     async def _connect(self, unit: int) -> Client:
-        loop = asyncio.get_running_loop()
         self._drop(unsure=self._unsure)
-        left_s = self._retry_at_s - loop.time()
-        if left_s > 0.0:
-            raise self.fault(
-                unit, f"could not be connected to just now; will be tried again in {left_s:.2g} s"
-            )
-        client = self._make_client()
-        reason = "it cannot be reached or refused the connection"
         try:
-            async with asyncio.timeout(self.timeout_s):
-                connected = await client.connect()
-        except (TimeoutError, OSError, ValueError) as error:
-            connected = False
-            reason = str(error) or f"no connection within {self.timeout_s:g} s"
-        except BaseException:
-            client.close()
-            raise
-        if not connected:
-            client.close()
-            doubled_s = max(2.0 * self._backoff_s, _BACKOFF_FIRST * self.timeout_s)
-            self._backoff_s = min(doubled_s, _BACKOFF_MAX * self.timeout_s)
-            self._retry_at_s = loop.time() + self._backoff_s
-            raise self.fault(unit, f"{reason}; {self._cure()}")
-        self._backoff_s = 0.0
-        return client
-
-    def _make_client(self) -> Client:
-        # A new client each time: pymodbus mixes up the events of two connections of one client.
-        target = self.target
-        timeout_s = 2.0 * self.timeout_s + 1.0  # ours ends first and says why
-        if isinstance(target, TcpTarget):
-            return AsyncModbusTcpClient(
-                target.host,
-                port=target.port,
-                timeout=timeout_s,
-                retries=0,
-                reconnect_delay=0,
-                trace_packet=self._inspect,
-                trace_connect=self._notice,
-            )
-        return AsyncModbusSerialClient(
-            target.path,
-            baudrate=target.baud,
-            timeout=timeout_s,
-            retries=0,
-            reconnect_delay=0,
-            trace_connect=self._notice,
-        )
-
-    def _cure(self) -> str:
-        if isinstance(self.target, TcpTarget):
-            return (
-                "check that the device is on, its Modbus enabled, address and port right, and that no other "
-                "client is connected (some devices allow one)"
-            )
-        return "check that the port exists, that you may use it, and that no other program has it open"
+            return await self._connector.connect(self._inspect, self._notice)
+        except NotConnectedError as error:
+            self._fault = str(error)
+            raise self.fault(unit, self._fault) from None
 
     def _inspect(self, sending: bool, data: bytes) -> bytes:
         """Look at every frame before pymodbus does."""
         if sending:
             self._request = data
-        elif fault := frame_fault(self._request, data):
-            self._give_up(fault)
+            return data
+        if self._guard is None:
+            self.note("late", "an answer came when nothing was asked: after its time-out, twice, or unasked")
             return b""
-        return data
+        found = sift(self._framing, self._request, data)
+        if found.stray:
+            self.note("stray", f"{found.stray}; it was not taken for the answer that was due")
+        if found.fault:
+            self._give_up(found.fault)
+            return b""
+        return found.passed
 
     def _notice(self, connected: bool) -> None:
         if not connected:
-            self._give_up("the device closed the connection")
+            self._give_up(_CLOSED)
 
     def _give_up(self, fault: str) -> None:
         """End the wait of the request under way."""
@@ -387,20 +450,40 @@ class Unit:
     link : Link
     number : int
         Modbus unit id.
+
+    Attributes
+    ----------
+    runs : dict
+        How models that refuse some registers or long requests were read: by (address, count) of the model,
+        the requests that were answered, as (first, last) offsets.
     """
 
     def __init__(self, link: Link, number: int) -> None:
         self.link = link
         self.number = number
+        self.runs: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
 
     async def read(self, address: int, count: int, what: str) -> list[int]:
         """Read registers; see `Link.read`."""
         return await self.link.read(self.number, address, count, what)
 
-    async def write(self, address: int, registers: Sequence[int], what: str) -> None:
+    async def write(self, address: int, registers: Sequence[int], what: str, *, apart: bool = False) -> None:
         """Write registers; see `Link.write`."""
-        await self.link.write(self.number, address, registers, what)
+        await self.link.write(self.number, address, registers, what, apart=apart)
 
-    def fault(self, text: str, *, refused: bool = False) -> TargetError:
+    def note(self, phenomenon: str, text: str) -> None:
+        """Note something odd of this unit; see `Link.note`."""
+        place = "" if self.number == self.link.target.unit else f"unit {self.number}: "
+        self.link.note(f"{self.number} {phenomenon}", place + text)
+
+    def fault(
+        self,
+        text: str,
+        *,
+        refused: bool = False,
+        code: int = 0,
+        silent: bool = False,
+        changed: bool = False,
+    ) -> TargetError:
         """Return an error of this unit; see `Link.fault`."""
-        return self.link.fault(self.number, text, refused=refused)
+        return self.link.fault(self.number, text, refused=refused, code=code, silent=silent, changed=changed)

@@ -102,14 +102,30 @@ def fixed_length(model: int) -> int | None:
     return _size(group) - 2
 
 
+@cache
+def models_of_length(length: int) -> tuple[int, ...]:
+    """Return the models whose definition gives a length L, smallest id first."""
+    folder = files("sunspec2") / "models" / "json"
+    ids = sorted(int(f.name[6:-5]) for f in folder.iterdir() if f.name.startswith("model_"))
+    return tuple(model for model in ids if fixed_length(model) == length)
+
+
 def _repeats(group: Mapping[str, Any]) -> bool:
     return any(inner.get("count", 1) != 1 or _repeats(inner) for inner in group.get("groups", ()))
 
 
-def _size(group: Mapping[str, Any]) -> int:
-    """Return the registers of a group, whose repeating parts count once."""
+@cache
+def least_length(model: int) -> int:
+    """Return the length L of a model whose repeating groups are not there; 0 for an unknown one."""
+    group = definition(model)
+    return 0 if group is None else _size(group, repeating=0) - 2
+
+
+def _size(group: Mapping[str, Any], repeating: int = 1) -> int:
+    """Return the registers of a group, whose repeating parts count once, or not at all."""
     return sum(int(p["size"]) for p in group.get("points", ())) + sum(
-        _size(inner) for inner in group.get("groups", ())
+        _size(inner, repeating) * (1 if inner.get("count", 1) == 1 else repeating)
+        for inner in group.get("groups", ())
     )
 
 
@@ -275,6 +291,29 @@ def decode(point: Point, words: Sequence[int], scale: int | None) -> Value | Non
     if number == blank_of(kind, point.size):
         return None
     return scaled(number, scale) if scale else number
+
+
+def is_number(point: Point) -> bool:
+    """Whether a point's values are numbers, enumerations and bit fields included."""
+    return point.type not in ADDRESSES and point.type not in ("string", "pad")
+
+
+def row_of(point: Point, shift: int = 0, power: int = 0) -> tuple[int, int, int, int, int, int]:
+    """Return a point's row in the table of a `Decoder`.
+
+    Parameters
+    ----------
+    point : Point
+        Its values are numbers.
+    shift : int
+        Register of the model's id within those that will be decoded.
+    power : int
+        Power of ten on top of the point's own.
+    """
+    kind = 2 if point.type in FLOATS else int(point.type in SIGNED)
+    blank = 0 if kind == 2 else blank_of(point.type, point.size) & ((1 << 16 * point.size) - 1)
+    scale_at, own = (-1, point.scale) if point.scale_offset is None else (point.scale_offset + shift, 0)
+    return point.offset + shift, point.size, kind, blank, scale_at, own + power
 
 
 def encode(point: Point, value: Value, scale: int | None) -> list[int]:

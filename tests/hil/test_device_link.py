@@ -17,19 +17,22 @@ from hypothesis import strategies as st
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.framer import FramerRTU
 from ridethrough.emulator.errors import DeviceError, ScenarioError
-from ridethrough.hil.modbus_link import EXCEPTIONS, Link, TargetError, frame_fault
+from ridethrough.hil.modbus_frames import frame_fault
+from ridethrough.hil.modbus_link import EXCEPTIONS, Link, TargetError
 from ridethrough.hil.target import RtuTarget, TcpTarget
 
-from tests.hil.device_bench import TIMEOUT_S, Peer, Script, answer, body, framed, run, serial_line
-
-
-async def silent(request: bytes, writer: asyncio.StreamWriter) -> None:
-    """Answer nothing."""
-
-
-async def hang_up(request: bytes, writer: asyncio.StreamWriter) -> None:
-    """Close the connection instead of answering."""
-    writer.close()
+from tests.hil.device_bench import (
+    TIMEOUT_S,
+    Peer,
+    Script,
+    answer,
+    body,
+    framed,
+    hang_up,
+    run,
+    serial_line,
+    silent,
+)
 
 
 async def half_and_hang_up(request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -157,9 +160,12 @@ def test_a_second_copy_of_an_answer_is_skipped() -> None:
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 10, 11, 200])
 def test_exceptions_are_named_with_their_cure(code: int) -> None:
+    reads, writes = {5: (4, 1), 6: (4, 4)}.get(code, (1, 1))
+
     async def test() -> None:
-        async with Peer(body(bytes((0x83, code))), body(bytes((0x90, code))), answer(42)) as peer:
-            link = link_to(peer)
+        script = [*reads * [body(bytes((0x83, code)))], *writes * [body(bytes((0x90, code)))], answer(42)]
+        async with Peer(*script) as peer:
+            link = link_to(peer, 1.0)
             with pytest.raises(DeviceError) as read:
                 await link.read(1, 40000, 2, "the marker")
             with pytest.raises(TargetError) as write:
@@ -174,6 +180,7 @@ def test_exceptions_are_named_with_their_cure(code: int) -> None:
             assert write.value.refused
             assert await link.read(1, 7, 1, "x") == [42]
             assert peer.connections == 1  # an exception is an answer
+            assert link.requests == len(peer.frames) == reads + writes + 1
             await link.close()
 
     run(test())
@@ -383,11 +390,18 @@ def test_a_late_answer_on_a_serial_line_is_not_taken_for_the_next_one() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("wrong", [b"\3\4\0\7\0\7", b"\4\2\0\7", b"\6\0\7\0\7"])
-def test_a_wrong_answer_on_a_serial_line_is_an_error(wrong: bytes) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (b"\3\4\0\7\0\7", "asked for 2 bytes of registers, the answer counts 4"),
+        (b"\4\2\0\7", "answered with function 4"),
+        (b"\6\0\7\0\7", "answered with function 6"),
+    ],
+)
+def test_a_wrong_answer_on_a_serial_line_is_an_error(wrong: bytes, words: str) -> None:
     async def test() -> None:
         async with serial_peer((0.0, wrong), (0.0, b"\3\2\0\x2a")) as (link, _):
-            with pytest.raises(TargetError, match="the answer does not fit the request"):
+            with pytest.raises(TargetError, match=words):
                 await link.read(1, 7, 1, "x")
             assert await link.read(1, 7, 1, "x") == [42]
 
@@ -398,7 +412,7 @@ def test_a_wrong_answer_on_a_serial_line_is_an_error(wrong: bytes) -> None:
 def test_a_write_on_a_serial_line_that_is_confirmed_wrongly_is_an_error(wrong: bytes) -> None:
     async def test() -> None:
         async with serial_peer((0.0, wrong), (0.0, struct.pack(">BHH", 16, 7, 2))) as (link, _):
-            with pytest.raises(TargetError, match="the answer does not fit the request"):
+            with pytest.raises(TargetError, match=r"the answer confirms|answered with function 3"):
                 await link.write(1, 7, (42,), "x")
             await link.write(1, 7, (42, 43), "x")
 
@@ -410,7 +424,7 @@ def test_several_registers_that_are_confirmed_wrongly_on_a_serial_line_are_an_er
         wrong = [(0.0, struct.pack(">BHH", 16, *place)) for place in ((8, 2), (7, 1))]
         async with serial_peer(*wrong) as (link, _):
             for _ in wrong:
-                with pytest.raises(TargetError, match="the answer does not fit the request"):
+                with pytest.raises(TargetError, match=r"the answer confirms|answered with function 3"):
                     await link.write(1, 7, (42, 43), "x")
 
     run(test())
