@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Coroutine
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
@@ -17,17 +18,32 @@ from rich.markup import escape
 from rich.table import Table
 from ridethrough.emulator.errors import ScenarioError
 
-from .device import Device, Written
+from .conformance.command import capability_command, conformance_command
+from .device import Device
 from .device_scan import ScanReport, scan
+from .modbus_transport import TlsFiles
 from .show import console
 from .sunspec_points import Value
+from .writing import Written
 
 Format = Literal["table", "json"]
 INTERRUPTED = 130
 Result = TypeVar("Result")
 
 TargetArgument = Annotated[
-    str, typer.Argument(help="tcp:HOST:PORT/UNIT or rtu:PATH@BAUD/UNIT; /UNIT may be left out.")
+    str,
+    typer.Argument(
+        help="tcp:HOST:PORT/UNIT, tls:HOST:PORT/UNIT, rtu+tcp:HOST:PORT/UNIT, rtu:PATH@BAUD/UNIT or "
+        "ascii:PATH@BAUD/UNIT, with ,PARITY (N, E, O) and ,STOPBITS behind BAUD; /UNIT may be left out."
+    ),
+]
+CertOption = Annotated[
+    Path | None,
+    typer.Option("--cert", help="For tls: our certificate, PEM; its role decides what is allowed."),
+]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="For tls: the certificate's key, PEM.")]
+CaOption = Annotated[
+    Path | None, typer.Option("--ca", help="For tls: roots of the device's certificate, PEM.")
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Longest wait for one answer, in seconds.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="What standard output carries.")]
@@ -46,6 +62,16 @@ def _check_timeout(timeout_s: float) -> None:
         raise ScenarioError(f"--timeout {timeout_s:g}: allowed above 0 to {TIMEOUT_S_MAX:g} seconds")
 
 
+def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """Return the files of a ``tls:`` target, None when no option names one."""
+    if cert is None and key is None and ca is None:
+        return None
+    if cert is None or key is None or ca is None:
+        given = ", ".join(name for name, path in (("--cert", cert), ("--key", key), ("--ca", ca)) if path)
+        raise ScenarioError(f"{given} found; allowed are --cert, --key and --ca together")
+    return TlsFiles(cert, key, ca)
+
+
 def _plain(value: Value | None) -> Value | None:
     """Return a value as JSON can hold it."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -54,12 +80,49 @@ def _plain(value: Value | None) -> Value | None:
 def scan_device(
     target: TargetArgument,
     everything: Annotated[bool, typer.Option("--all", help="Show points not implemented, too.")] = False,
+    conformance: Annotated[
+        bool, typer.Option("--conformance", help="Run SunSpec's procedures against it; this WRITES.")
+    ] = False,
+    capabilities: Annotated[
+        bool, typer.Option("--capabilities", help="Try every control point at the power; this WRITES.")
+    ] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="With --conformance: leave out everything that writes.")
+    ] = False,
+    broadcast: Annotated[
+        bool, typer.Option("--broadcast", help="With --conformance: write to every device on an RTU line.")
+    ] = False,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     timeout_s: TimeoutOption = 5.0,
     form: FormatOption = "table",
 ) -> None:
-    """Read every SunSpec model of a device: models, points, values, and what is odd."""
+    """Read every SunSpec model of a device: models, points, values, and what is odd.
+
+    With --conformance or --capabilities it is put to the test instead.  Exit code 1 when something failed.
+    """
     _check_timeout(timeout_s)
-    report = _finish(scan(target, timeout_s))
+    tls = _tls(cert, key, ca)
+    if conformance and capabilities:
+        raise ScenarioError("--conformance and --capabilities found; allowed is one of them")
+    if (read_only or broadcast) and not conformance:
+        raise ScenarioError("--read-only and --broadcast: allowed only with --conformance")
+    if conformance:
+        raise typer.Exit(
+            conformance_command(
+                target,
+                timeout_s,
+                form,
+                read_only=read_only,
+                broadcast=broadcast,
+                everything=everything,
+                tls=tls,
+            )
+        )
+    if capabilities:
+        raise typer.Exit(capability_command(target, timeout_s, form, everything=everything, tls=tls))
+    report = _finish(scan(target, timeout_s, tls=tls))
     if form == "json":
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:
@@ -90,14 +153,18 @@ def _show_scan(report: ScanReport, everything: bool) -> None:
 def read_points(
     target: TargetArgument,
     points: Annotated[list[str], typer.Argument(help="Points such as 713.SoC 701.W.")],
+    cert: CertOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     timeout_s: TimeoutOption = 5.0,
     form: FormatOption = "table",
 ) -> None:
     """Read points of a device, in engineering values."""
     _check_timeout(timeout_s)
+    tls = _tls(cert, key, ca)
 
     async def work() -> dict[str, Value | None]:
-        async with Device(target, timeout_s) as device:
+        async with Device(target, timeout_s, tls=tls) as device:
             await device.discover()
             return {point: await device.read_point(point) for point in points}
 
@@ -131,6 +198,9 @@ def _values(pairs: list[str]) -> list[tuple[str, Value]]:
 def write_points(
     target: TargetArgument,
     values: Annotated[list[str], typer.Argument(help="Points and values in order, such as 704.WSet=2000.")],
+    cert: CertOption = None,
+    key: KeyOption = None,
+    ca: CaOption = None,
     timeout_s: TimeoutOption = 5.0,
     form: FormatOption = "table",
 ) -> None:
@@ -139,10 +209,11 @@ def write_points(
     Exit code 1 when the device holds something else than was written.
     """
     _check_timeout(timeout_s)
+    tls = _tls(cert, key, ca)
     wanted = _values(values)
 
     async def work() -> list[Written]:
-        async with Device(target, timeout_s) as device:
+        async with Device(target, timeout_s, tls=tls) as device:
             await device.discover()
             return [await device.write_point(point, value) for point, value in wanted]
 
@@ -151,6 +222,10 @@ def write_points(
         print(json.dumps([{**asdict(written), "differs": written.differs} for written in done], indent=2))
     else:
         for written in done:
-            note = f"  DIFFERS from {written.sent} that was written" if written.differs else ""
+            note = (
+                f"  DIFFERS from {written.sent} that was written: {written.finding}"
+                if written.differs
+                else ""
+            )
             print(f"{written.point}  {written.held}{note}")
     raise typer.Exit(1 if any(written.differs for written in done) else 0)
