@@ -13,18 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ridethrough.emulator.errors import ScenarioError
-
 from .assembly import make_header, make_plant, make_pool
 from .candidate import Candidate, load_controller
 from .judge import Verdict, judge
 from .live import TIMEOUT_S_MIN, LiveBench
 from .mil import run_mil
+from .pacer import check_speed
 from .record import PartInfo, RecordWriter, describe_folder, read_record, write_verdict
 from .world import World
 
 Level = Literal["mil", "hil"]
-SPEED_MIN, SPEED_MAX = 0.1, 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +58,6 @@ def unfinished_records(parent: Path) -> list[str]:
         return []
     states = [(folder, describe_folder(folder)) for folder in sorted(parent.iterdir()) if folder.is_dir()]
     return [f"{folder} holds {state.text}" for folder, state in states if state.kind == "unfinished"]
-
-
-def check_speed(speed: float) -> None:
-    """Refuse a speed that no bench runs at.
-
-    Raises
-    ------
-    ScenarioError
-    """
-    if not SPEED_MIN <= speed <= SPEED_MAX:
-        raise ScenarioError(f"--speed {speed:g}: allowed {SPEED_MIN:g} to {SPEED_MAX:g}")
 
 
 def run(

@@ -7,10 +7,8 @@ file, 3 inconclusive, 130 interrupted.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,23 +16,25 @@ from typing import Annotated, Any, Literal
 import typer
 from ridethrough.emulator.errors import RidethroughError, ScenarioError
 
-from . import bench
 from .advice import scenario_notes
-from .bench import Level, check_speed
 from .candidate import BUNDLED, load_controller
 from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
+from .cli_serve import serve
 from .faults import FAULTS
 from .files import (
+    family_names,
     feeder_names,
+    load_family,
     load_feeder,
     load_profile,
+    load_quirk,
     load_scenario,
     profile_names,
+    quirk_names,
     scenario_names,
 )
-from .serving import Served, is_profile, one_device, serve_site, whole_world
 from .show import Reporter, print_run
-from .units import DAY_NS, parse_duration, parse_instant, parse_power_w, parse_ratio
+from .units import DAY_NS, parse_duration, parse_instant
 from .world import World, build_world
 
 app = typer.Typer(
@@ -49,11 +49,6 @@ app = typer.Typer(
 
 def _print_json(facts: Any) -> None:
     print(json.dumps(facts, indent=2, sort_keys=False, allow_nan=False))
-
-
-def _watts(text: str) -> float:
-    """Return a power from the command line, where a bare number is meant in watts."""
-    return parse_power_w(text if text.endswith("W") else f"{text}W")
 
 
 def _version(asked: bool) -> None:
@@ -94,7 +89,7 @@ def run(
     controller: Annotated[
         str, typer.Option(help=f"{', '.join(BUNDLED)}, or module:Class of your own; it runs in this process.")
     ] = "reserve",
-    level: Annotated[Level, typer.Option(help="Model, or real sockets and clock.")] = "mil",
+    level: Annotated[Literal["mil", "hil"], typer.Option(help="Model, or real sockets and clock.")] = "mil",
     speed: Annotated[float, typer.Option(help="At hil: bench seconds per real second.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's own.")] = None,
     begin: Annotated[
@@ -111,6 +106,8 @@ def run(
     form: FormatOption = "table",
 ) -> None:
     """Run one scenario against a controller and judge every promise."""
+    from . import bench  # with the record and its Parquet, which serving and scanning do without
+
     world = _world(scenario, seed, begin, length)
     folder = out if out is not None else _new_folder(world, controller, level)
     kind = progress
@@ -140,6 +137,8 @@ def run(
 
 def _new_folder(world: World, controller: str, level: str) -> Path:
     """Return a fresh folder under runs/, and point out records there that never finished."""
+    from . import bench
+
     runs = Path("runs")
     for text in bench.unfinished_records(runs):
         print(f"ridethrough: note: {text}", file=sys.stderr)
@@ -150,14 +149,16 @@ def _new_folder(world: World, controller: str, level: str) -> Path:
 @app.command("list")
 def list_bundled(
     what: Annotated[
-        Literal["all", "devices", "feeders", "scenarios", "controllers", "faults"],
+        Literal["all", "devices", "families", "quirks", "feeders", "scenarios", "controllers", "faults"],
         typer.Argument(help="Which list."),
     ] = "all",
     form: FormatOption = "table",
 ) -> None:
-    """List what is bundled: device profiles, feeders, scenarios, controllers, faults."""
+    """List what is bundled: devices, product families, quirks, feeders, scenarios, controllers, faults."""
     lists: dict[str, dict[str, str]] = {
         "devices": {name: load_profile(name).description for name in profile_names()},
+        "families": {name: load_family(name).description for name in family_names()},
+        "quirks": {name: load_quirk(name).description for name in quirk_names()},
         "feeders": {name: load_feeder(name, 1, None).description for name in feeder_names()},
         "scenarios": {name: load_scenario(name).description for name in scenario_names()},
         "controllers": {name: load_controller(name).__doc__ or "" for name in BUNDLED},
@@ -174,47 +175,6 @@ def list_bundled(
         for name, text in entries.items():
             said = text.splitlines()[0].split(". ")[0].rstrip(".")
             print(f"{'  ' if what == 'all' else ''}{name:<{width}}  {said}")
-
-
-@app.command()
-def serve(
-    what: Annotated[str, typer.Argument(help="A device profile or a scenario, bundled or a YAML file.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the first device; 0 picks free ones.")] = 0,
-    speed: Annotated[float, typer.Option(help="Bench seconds per real second.")] = 1.0,
-    soc: Annotated[str, typer.Option(help="A profile's state of charge at the start, such as 90%.")] = "90%",
-    load: Annotated[str, typer.Option(help="A profile's load, such as 900 or 0.9kW.")] = "900",
-    pv: Annotated[str, typer.Option(help="A profile's PV power, such as 3kW.")] = "0",
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's own.")] = None,
-    allow_remote: Annotated[
-        bool, typer.Option(help="Let other machines reach it: Modbus has no authentication.")
-    ] = False,
-    form: FormatOption = "table",
-) -> None:
-    """Serve emulated devices over Modbus TCP until interrupted.
-
-    Prints where each device answers: one line per device, its inverter as a target for the other verbs.
-    """
-    check_speed(speed)
-    if is_profile(what):
-        site = one_device(load_profile(what), parse_ratio(soc), _watts(load), _watts(pv))
-    else:
-        site = whole_world(_world(what, seed, None, None))
-
-    def ready(served: list[Served]) -> None:
-        if form == "json":
-            print(json.dumps([asdict(device) for device in served]), flush=True)
-            return
-        for device in served:
-            print(
-                f"{device.target}  {device.name}  {device.profile}  meter at unit {device.units[1]}",
-                flush=True,
-            )
-
-    try:
-        asyncio.run(serve_site(site, host, port, speed, ready, allow_remote=allow_remote))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -250,6 +210,7 @@ def validate(
     raise typer.Exit(2 if found else 0)
 
 
+app.command("serve")(serve)
 app.command("scan")(scan_device)
 app.command("read")(read_points)
 app.command("write")(write_points)

@@ -1,7 +1,7 @@
 """Files users write: found, read and checked, with every mistake of a file reported at once.
 
-Duty: bytes to a model; mistakes to ``file:line: path: found X; allowed Y``; and finding scenarios and device
-profiles, bundled or beside one another.
+Duty: bytes to a model; mistakes to ``file:line: path: found X; allowed Y``; and finding scenarios, device
+profiles, quirks and product families, bundled or beside one another.
 Rules: at most 1 MiB of UTF-8; numbers are never made out of text; a file names other files only inside its
 own folder.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ridethrough.emulator.errors import ScenarioError
@@ -26,6 +26,10 @@ from .scenario import Scenario, TransformerSpec
 from .scenario_checks import check_scenario
 from .units import did_you_mean, shown
 from .yamltree import Place, parse_yaml
+
+if TYPE_CHECKING:
+    from ridethrough.emulator.quirks.family import ProductFamily
+    from ridethrough.emulator.quirks.knobs import Quirk
 
 BYTES_MAX = 1 << 20
 
@@ -202,6 +206,16 @@ def scenario_names() -> tuple[str, ...]:
     return tuple(_bundled("scenarios"))
 
 
+def quirk_names() -> tuple[str, ...]:
+    """Return the names of the bundled quirks."""
+    return tuple(_bundled("quirks"))
+
+
+def family_names() -> tuple[str, ...]:
+    """Return the names of the bundled product families."""
+    return tuple(_bundled("families"))
+
+
 def is_file_name(name: str) -> bool:
     """Tell whether `name` means a file, by its suffix or a path separator, and not something bundled."""
     return name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name
@@ -275,6 +289,63 @@ def load_feeder(spec: str | TransformerSpec, devices: int, folder: Path | None) 
             f"found a pool of {devices} devices; allowed at most {len(feeder.homes)}, the homes of {spec}"
         )
     return feeder.model_copy(update={"homes": feeder.homes[:devices]})
+
+
+def load_quirk(name: str) -> Quirk:
+    """Return a quirk: a bundled one by name, or a file the user names.
+
+    Raises
+    ------
+    ScenarioError
+        When there is none, or the file is wrong.
+    """
+    # Late, here and below: most commands know no quirks, and their models take a tenth of a second to make.
+    from ridethrough.emulator.quirks.knobs import Quirk
+
+    if is_file_name(name):
+        return load_yaml(name, Quirk)
+    text, label = _named("quirks", "quirk", name)
+    return _load(text, label, Quirk, None, None)
+
+
+def load_family(name: str) -> ProductFamily:
+    """Return a product family: a bundled one by name, or a file the user names.
+
+    Raises
+    ------
+    ScenarioError
+        When there is none, or the file is wrong; so it is when a quirk or the device it names does not exist,
+        or its quirks do not go together.
+    """
+    from ridethrough.emulator.quirks.family import ProductFamily
+
+    if is_file_name(name):
+        return load_yaml(name, ProductFamily, check=_check_family)
+    text, label = _named("families", "family", name)
+    return _load(text, label, ProductFamily, _check_family, None)
+
+
+def _check_family(data: object) -> Iterable[Finding]:
+    """Find what a family names and nobody knows, and quirks that do not go together."""
+    from ridethrough.emulator.quirks.knobs import combine
+
+    if not isinstance(data, dict):
+        return
+    if isinstance(data.get("device"), str):
+        try:
+            load_profile(data["device"])
+        except ScenarioError as error:
+            yield ("device",), str(error)
+    names, quirks = data.get("quirks"), []
+    for k, name in enumerate(names if isinstance(names, list) else ()):
+        try:
+            quirks += [load_quirk(name)] if isinstance(name, str) else []
+        except ScenarioError as error:
+            yield ("quirks", k), str(error)
+    try:
+        combine(quirks)
+    except ScenarioError as error:
+        yield ("quirks",), str(error)
 
 
 def _scenario_check(folder: Path | None) -> Check:

@@ -9,12 +9,27 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from ridethrough.emulator.errors import ScenarioError
 from ridethrough.emulator.plant import NS_PER_TICK
 
 SECOND_NS: Final = 1_000_000_000
 
+SPEED_MIN: Final = 0.1
+SPEED_MAX: Final = 600.0
+
 _FAST: Final = 10.0
 _QUANTUM_NS: Final = 5 * NS_PER_TICK
+
+
+def check_speed(speed: float) -> None:
+    """Refuse a speed that no bench runs at.
+
+    Raises
+    ------
+    ScenarioError
+    """
+    if not SPEED_MIN <= speed <= SPEED_MAX:
+        raise ScenarioError(f"--speed {speed:g}: allowed {SPEED_MIN:g} to {SPEED_MAX:g}")
 
 
 class RealClock:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .bench import Run
 from .header import clock_text
-from .judge import HomeVerdict, Verdict
-from .record import PartInfo
-from .world import World
+
+if TYPE_CHECKING:  # what is shown; only `run` needs what makes it
+    from .bench import Run
+    from .judge import HomeVerdict, Verdict
+    from .record import PartInfo
+    from .world import World
 
 _STYLE: Final = {"held": "green", "broken": "bold red", "inconclusive": "yellow"}
 _HELD_ROWS: Final = 5
