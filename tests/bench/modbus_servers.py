@@ -56,7 +56,6 @@ async def fleet(devices: int, gateway: bool) -> None:
     from ridethrough.hil.files import load_profile
     from ridethrough.hil.serving import Served, Site, serve_site
     from ridethrough.hil.wires import Wire
-    from ridethrough.hil.wires import Wire
 
     def ready(served: list[Served]) -> None:
         say(

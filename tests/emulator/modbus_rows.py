@@ -223,7 +223,8 @@ def within(count: int, served: int) -> str:
 ROWS = [
     row("1", "FC3 one register", "OK", READ_1, READ_1_REPLY),
     row("2", "unknown FC 0x41", "exc 01", "0001 0000 0002 01 41", no("c1", "01")),
-    row("3", "FC 0", "exc 01 (FC echoed as 80) or discard", "0001 0000 0002 01 00", no("80", "01"), "", CLOSE),
+    row("3", "FC 0", "exc 01 (FC echoed as 80) or discard",
+        "0001 0000 0002 01 00", no("80", "01"), "", CLOSE),
     row("4", "FC 0x83 as a request", "discard, or exc 01 with FC 83; never a valid-looking reply",
         "0001 0000 0006 01 83 0000 0001", no("83", "01"), "", CLOSE),
     row("5", "FC3 quantity 0", "exc 03", "0001 0000 0006 01 03 0000 0000", no("83", "03")),
