@@ -119,7 +119,15 @@ cdef inline int frame_size(const unsigned char *header, bint suspect) noexcept n
     return HEADER + length
 
 
-cdef class Connection(Engine):
+cdef class Stream(Engine):
+    """Answers a stream of frames."""
+
+    cdef bytes answer(self, const unsigned char *data, Py_ssize_t size):
+        """Take the next bytes of the stream and return the replies to all requests that they complete."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its stream is answered")
+
+
+cdef class Connection(Stream):
     """The server's end of one Modbus TCP connection.
 
     Parameters
@@ -148,8 +156,6 @@ cdef class Connection(Engine):
         `units` is empty or has a key that is no unit id; `absent` is no exception code.
     """
 
-    cdef readonly bint closed
-    cdef readonly int pending
     cdef int absent
     cdef unsigned char held[ADU_MAX]
 
@@ -175,10 +181,13 @@ cdef class Connection(Engine):
         bytes
             The replies in the order of the requests; empty if no request was completed.
         """
+        return self.answer(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef bytes answer(self, const unsigned char *data, Py_ssize_t size):
         cdef replies_t out
         out.data, out.size, out.room = out.first, 0, sizeof(out.first)
         try:
-            self._take(data, &out, None, None)
+            self._take(data, size, &out, None, None)
             return PyBytes_FromStringAndSize(<const char *>out.data, out.size)
         finally:
             if out.data != out.first:
@@ -201,14 +210,16 @@ cdef class Connection(Engine):
             a foreign protocol id are no requests: neither asked for nor returned.
         """
         cdef replies_t out
+        cdef const unsigned char *source
         cdef list pairs = []
         out.data, out.size, out.room = out.first, 0, sizeof(out.first)
-        self._take(data, &out, pairs, admit)  # each reply is taken out at once: `out` never grows
+        source = <const unsigned char *>PyBytes_AS_STRING(data)
+        self._take(source, PyBytes_GET_SIZE(data), &out, pairs, admit)  # each reply is taken out at once: `out` never grows
         return pairs
 
-    cdef int _take(self, bytes data, replies_t *out, list pairs, admit) except -1:
-        cdef const unsigned char *source = <const unsigned char *>PyBytes_AS_STRING(data)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef int _take(
+        self, const unsigned char *source, Py_ssize_t size, replies_t *out, list pairs, admit
+    ) except -1:
         cdef Py_ssize_t taken = 0
         cdef int wanted
         if self.pending > 0 and not self.closed:
@@ -273,11 +284,13 @@ cdef class Connection(Engine):
         return 0
 
     cdef int _answer(self, const unsigned char *frame, int size, replies_t *out) except -1:
-        cdef Slot slot = <Slot>self.units.slots[frame[UNIT]]
+        cdef Slot slot
+        cdef int place = self.units.places[frame[UNIT]]
         cdef unsigned char *reply
         make_room(out)
         reply = out.data + out.size
-        if slot is not None:
+        if place >= 0:
+            slot = <Slot>self.units.distinct[place]
             size = self.reply(slot, frame[UNIT], frame + FUNCTION, size - FUNCTION, reply + FUNCTION)
         elif self.absent != 0:
             size = refuse(frame + FUNCTION, self.absent, reply + FUNCTION)
@@ -362,14 +375,15 @@ cdef class SerialServer(Engine):
 
     cdef int _serve(self, const unsigned char *frame, int size, unsigned char *out) except -1:
         """Answer a frame without its check into `out`; return the size of the reply, 0 for silence."""
-        cdef Slot slot = <Slot>self.units.slots[frame[0]]
+        cdef int place = self.units.places[frame[0]]
+        cdef Slot slot
         self.frames += 1
         if frame[0] == 0:
             if frame[1] in _BROADCAST:
                 for slot in self.units.distinct:
                     self.reply(slot, 0, frame + 1, size - 1, out)
             return 0
-        if slot is None:
+        if place < 0:
             return 0
         out[0] = frame[0]
-        return 1 + self.reply(slot, frame[0], frame + 1, size - 1, out + 1)
+        return 1 + self.reply(<Slot>self.units.distinct[place], frame[0], frame + 1, size - 1, out + 1)

@@ -1,5 +1,7 @@
 """What carries out requests, for the framing in _modbus.pyx and for compiled units."""
 
+from libc.stdint cimport uint64_t
+
 
 cdef class Reader:
     cdef public object latch  # the unit's own, to tell this reader's reads from another's; the core never looks
@@ -12,13 +14,13 @@ cdef class Registers:
 cdef class Slot:
     cdef object unit
     cdef Registers fast  # the same unit, if it can be read the short way
-    cdef unsigned char served[256]
+    cdef uint64_t served  # a bit for each function code; none of them is above 63
     cdef bint asks_reader  # its `read` takes the reader as well
 
 
 cdef class Units:
-    cdef list slots  # by unit id, None where there is no unit
-    cdef list distinct
+    cdef list distinct  # Slot
+    cdef short places[256]  # in that list, by unit id; -1 where there is no unit
     cdef bint serial
 
 

@@ -35,6 +35,7 @@ What is answered ("Modbus Application Protocol V1.1b3"):
 from types import FunctionType
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from .errors import InvariantError, ScenarioError
@@ -114,7 +115,8 @@ cdef class Slot:
         if isinstance(unit, Registers) and not isinstance(getattr(type(unit), "read", None), FunctionType):
             self.fast = unit
         for code in functions:
-            self.served[code] = hasattr(unit, _NEEDS.get(code, "read"))
+            if hasattr(unit, _NEEDS.get(code, "read")):
+                self.served |= <uint64_t>1 << <int>code
 
 
 cdef class Units:
@@ -136,7 +138,9 @@ cdef class Units:
     def __init__(self, units, *, bint serial=False):
         cdef int low = 1 if serial else 0
         cdef int high = SERIAL_UNIT_MAX if serial else 255
-        self.slots = [None] * 256
+        cdef int k
+        for k in range(256):
+            self.places[k] = -1
         self.serial = serial
         made = {}
         for unit_id, unit in units.items():
@@ -145,17 +149,17 @@ cdef class Units:
                     f"units: unit id {unit_id!r} found; allowed are whole numbers {low}..{high}"
                 )
             if id(unit) not in made:
-                made[id(unit)] = Slot(unit_id, unit)
-            self.slots[unit_id] = made[id(unit)]
-        self.distinct = list(made.values())
+                made[id(unit)] = len(made), Slot(unit_id, unit)
+            self.places[unit_id] = made[id(unit)][0]
+        self.distinct = [slot for _, slot in made.values()]
         if not made:
             raise ScenarioError(
                 f"units: none found; a Modbus server needs at least one, with a unit id of {low}..{high}"
             )
         if not serial:
             for unit_id in (0, 255):
-                if self.slots[unit_id] is None:
-                    self.slots[unit_id] = self.distinct[0]
+                if self.places[unit_id] < 0:
+                    self.places[unit_id] = 0
 
 
 cdef int refuse(const unsigned char *pdu, int code, unsigned char *out) noexcept nogil:
@@ -330,7 +334,7 @@ cdef class Engine(Reader):
         """Carry out a request PDU and write the reply PDU to `out`, which holds 253 bytes; return its size."""
         cdef rt_request_t request
         cdef int code
-        if not slot.served[pdu[0]]:
+        if pdu[0] > 63 or not slot.served >> pdu[0] & 1:
             return refuse(pdu, RT_ILLEGAL_FUNCTION, out)
         code = rt_parse(pdu, size, &request)
         self.suspect = request.misfit

@@ -15,6 +15,10 @@ epoll(7): level-triggered, so that what one call leaves unread is reported by th
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from ._modbus cimport Stream
+
+from ._modbus import Connection
+
 cdef extern from *:
     """
     #ifdef __linux__
@@ -207,7 +211,9 @@ cdef class Lane:
         """Answer one piece of one connection's stream."""
         cdef Py_ssize_t got = rt_receive(fd, self.piece, PIECE)
         cdef Py_ssize_t sent
+        cdef Stream plain
         cdef bytes replies
+        cdef bint left
         if got == AGAIN:
             return 0
         if got <= 0:  # the end, or an error: the transport will meet it too
@@ -217,12 +223,18 @@ cdef class Lane:
             peer.heard_s = self.time()
         core = peer.core
         try:
-            replies = core.receive(PyBytes_FromStringAndSize(<const char*>self.piece, got))
+            if type(core) is Connection:  # the same, with no Python object in between
+                plain = <Stream>core
+                replies = plain.answer(self.piece, got)
+                left = plain.pending > 0 or plain.closed or plain.last_error is not None
+            else:
+                replies = core.receive(PyBytes_FromStringAndSize(<const char*>self.piece, got))
+                left = core.pending or core.closed or core.last_error is not None
             if PyBytes_GET_SIZE(replies) > 0:
                 sent = rt_send(fd, PyBytes_AS_STRING(replies), PyBytes_GET_SIZE(replies))
                 if sent < PyBytes_GET_SIZE(replies):
                     peer.leave(replies[sent:])
-            if peer.watched or core.pending or core.closed or core.last_error is not None:
+            if left or peer.watched:
                 if core.closed:
                     self._discard(fd)
                 peer.look()

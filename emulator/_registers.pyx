@@ -17,9 +17,10 @@ charge and available energies are rounded down, because a client must never see 
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cython cimport freelist, no_gc
 from libc.math cimport floor, rint
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from ._pdu cimport Reader, Registers
@@ -45,7 +46,6 @@ cdef extern from "_measure.h":
     const char **RT_CONSTANT_NAMES
     void rt_measure(const double *p, const double *c, const double *u, const double *s, const double *k,
                     double *held, double *q) nogil
-
 
 cdef enum:
     ILLEGAL_ADDRESS = 2
@@ -83,9 +83,9 @@ ctypedef struct point_t:
     double high
     uint64_t blank
 
-ctypedef struct span_t:
-    int begin  # in registers of the image
-    int end
+ctypedef struct cut_t:  # what a read leaves that ends before one register
+    int number_end  # register behind the number that it cuts, 0 for none
+    int body_begin, body_end  # of the body that it cuts, 0 for none
 
 
 cdef inline uint64_t _float_bits(const point_t *point, double value) noexcept nogil:
@@ -126,19 +126,14 @@ cdef inline void _store(unsigned char *image, const point_t *point, uint64_t reg
         image[point.offset + k] = (register >> (8 * (point.bytes - 1 - k))) & 0xFF
 
 
-cdef span_t *_spans(what, pairs) except NULL:
-    """Return pairs of registers in C; they must follow one another."""
-    cdef span_t *spans = <span_t *>malloc(max(len(pairs), 1) * sizeof(span_t))
-    cdef int k, before = 0
-    if spans == NULL:
-        raise MemoryError
+cdef list _spans(what, pairs):
+    """Return pairs of registers, which must follow one another."""
+    before = 0
     for k, (begin, end) in enumerate(pairs):
         if not before <= begin < end:
-            free(spans)
             raise ValueError(f"{what} {k}: {begin} to {end} is empty or not behind the one before, to {before}")
-        spans[k] = span_t(begin, end)
         before = end
-    return spans
+    return list(pairs)
 
 
 cdef class PointTable:
@@ -158,9 +153,8 @@ cdef class PointTable:
     """
 
     cdef point_t *points
-    cdef span_t *bodies
-    cdef span_t *numbers
-    cdef int body_count, number_count
+    cdef cut_t *cuts  # by register; behind the last one nothing is cut
+    cdef int cut_count
     cdef readonly int count
 
     def __cinit__(self, rows, bodies=(), numbers=()):
@@ -177,14 +171,26 @@ cdef class PointTable:
                 raise ValueError(f"row {k}: offset {offset} is not behind the row before, which ends at {end}")
             end = offset + size
             self.points[k] = point_t(offset, quantity, size, form, factor, divisor, low, high, blank)
-        self.body_count, self.number_count = len(bodies), len(numbers)
-        self.bodies = _spans("body", bodies)
-        self.numbers = _spans("number", numbers)
+        self._note_cuts(_spans("body", bodies), _spans("number", numbers))
 
     def __dealloc__(self):
         free(self.points)
-        free(self.bodies)
-        free(self.numbers)
+        free(self.cuts)
+
+    cdef int _note_cuts(self, list bodies, list numbers) except -1:
+        """Work out for every register what a read that ends before it cuts."""
+        cdef int begin, end, k
+        self.cut_count = max([end for _, end in bodies + numbers], default=0)
+        self.cuts = <cut_t *>calloc(max(self.cut_count, 1), sizeof(cut_t))
+        if self.cuts == NULL:
+            raise MemoryError
+        for begin, end in bodies:
+            for k in range(begin + 1, end):
+                self.cuts[k].body_begin, self.cuts[k].body_end = begin, end
+        for begin, end in numbers:
+            for k in range(begin + 1, end):
+                self.cuts[k].number_end = end
+        return 0
 
     cdef int end(self):
         """Return the first byte behind all points."""
@@ -201,20 +207,15 @@ cdef class PointTable:
                 low = middle + 1
         return low
 
-
     cdef int end_of_snapshot(self, int first, int stop) noexcept nogil:
         """Return the register up to which a read from `first` to before `stop` must be kept at one instant."""
-        cdef int k, low = 0, high = self.number_count, middle
-        for k in range(self.body_count):
-            if self.bodies[k].begin < stop < self.bodies[k].end and first <= self.bodies[k].begin:
-                return self.bodies[k].end
-        while low < high:
-            middle = (low + high) // 2
-            if self.numbers[middle].end > stop:
-                high = middle
-            else:
-                low = middle + 1
-        return self.numbers[low].end if low < self.number_count and self.numbers[low].begin < stop else stop
+        cdef const cut_t *cut
+        if stop >= self.cut_count:
+            return stop
+        cut = &self.cuts[stop]
+        if first <= cut.body_begin and cut.body_end > 0:
+            return cut.body_end
+        return cut.number_end if cut.number_end > 0 else stop
 
 
 cdef int _check_form(int form, int size) except -1:
@@ -248,6 +249,8 @@ def decode(const unsigned char[::1] data, bint signed):
     return register
 
 
+@no_gc  # refers to nothing that refers to it
+@freelist(8)
 cdef class Latch:
     """What a read has left of a snapshot, for the reader's next read.
 
@@ -276,7 +279,7 @@ cdef class RegisterImage(Registers):
     Parameters
     ----------
     plant : Plant
-        Only its arrays, `n` and `version` are used here.
+        Only its arrays, `n` and `changes` are used here.
     device : int
         Position in the plant.
     base_address : int
@@ -290,12 +293,12 @@ cdef class RegisterImage(Registers):
         In the order of `setting_names()`; shared with whoever writes them.
     """
 
-    cdef object plant
     cdef tuple arrays  # what the pointers point into
     cdef const double *param  # of this device; fields lie RT_LANES apart
     cdef const double *control
     cdef const double *input
     cdef const double *state
+    cdef const int64_t *changes  # of the plant, whatever they were
     cdef double *held
     cdef PointTable table
     cdef double constants[CONSTANT_COUNT]
@@ -312,6 +315,7 @@ cdef class RegisterImage(Registers):
     def __init__(self, plant, int device, int base_address, bytes initial, PointTable table, constants, held):
         cdef int k
         cdef double[::1] held_array = held
+        cdef const int64_t[::1] changes = plant.changes
         if not 0 <= device < plant.n:
             raise ValueError(f"device must be 0 to {plant.n - 1}, got {device}")
         if len(constants) != CONSTANT_COUNT or held_array.shape[0] != HELD_COUNT:
@@ -322,20 +326,19 @@ cdef class RegisterImage(Registers):
             raise ValueError(f"{len(initial) // 2} registers do not fit behind address {base_address}")
         for k in range(CONSTANT_COUNT):
             self.constants[k] = constants[k]
-        self.plant = plant
-        self.arrays = (plant.param, plant.control, plant.input, plant.state, held)
+        self.arrays = (plant.param, plant.control, plant.input, plant.state, plant.changes, held)
         self.param = _row(plant, plant.param, PARAM_COUNT, device)
         self.control = _row(plant, plant.control, CONTROL_COUNT, device)
         self.input = _row(plant, plant.input, INPUT_COUNT, device)
         self.state = _row(plant, plant.state, STATE_COUNT, device)
+        self.changes = &changes[0]
         self.held = &held_array[0]
         self.base_address = base_address
         self.table = table
         self.image = bytearray(initial)
         self.registers = self.image
         self.count = len(initial) // 2
-        self.stale = True
-        self.watching = True  # for the first time
+        self.stale = self.watching = True  # for the first time
 
     def refresh(self):
         """Compute all quantities anew if the plant has changed."""
@@ -343,17 +346,15 @@ cdef class RegisterImage(Registers):
 
     cdef int _refresh(self) except -1:
         cdef bint moved
-        cdef int64_t version = self.plant.version
+        cdef int64_t version = self.changes[0]
         if version != self.seen or self.stale:
             moved = self._settings_moved()
             if moved or self.watching:
                 self.follow(moved)
-            rt_measure(
-                self.param, self.control, self.input, self.state, self.constants, self.held, self.quantities
-            )
+            rt_measure(self.param, self.control, self.input, self.state, self.constants, self.held,
+                       self.quantities)
             self.fresh_begin = self.fresh_end = 0
-            self.seen = version
-            self.stale = False
+            self.seen, self.stale = version, False
         return 0
 
     def follow(self, bint moved):

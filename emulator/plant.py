@@ -109,8 +109,8 @@ class Plant:
     ----------
     param, control, input, state : ndarray of float64, shape (tiles, fields, LANES)
         Field order and units as in `fields.py`; device d lies at ``[d // LANES, :, d % LANES]``.
-    version : int
-        Changes whenever anything a client could read has changed.
+    changes : ndarray of int64, shape (1,)
+        `version`, where compiled code can look at it.
 
     Notes
     -----
@@ -144,7 +144,7 @@ class Plant:
         self.control = np.zeros((tiles, len(CONTROL), LANES))
         self.input = np.zeros((tiles, len(INPUT), LANES))
         self.state = np.zeros((tiles, len(STATE), LANES))
-        self.version = 0
+        self.changes = np.zeros(1, np.int64)
         if threads < 1:
             raise ValueError(f"threads must be at least 1, found {threads}")
         if threads > 1 and advance is _kernel.advance:
@@ -267,7 +267,7 @@ class Plant:
         padded = np.zeros(array.shape[0] * LANES)
         padded[: self.n] = values
         array[:, names.index(name), :] = padded.reshape(-1, LANES)
-        self.version += 1
+        self.changes[0] += 1
 
     def _padded(self, values: Floats) -> Floats:
         """Return one value per lane, shape (tiles, 1, LANES), 1 beyond the devices."""
@@ -320,7 +320,7 @@ class Plant:
             state[_RAMP_TICKS] = values["enter_ramp_ticks"]  # a longer ramp is for the next time
         for name, value in values.items():
             control[CONTROL.index(name)] = value
-        self.version += 1
+        self.changes[0] += 1
 
     def schedule(self, d: int, key: str, ticks: int, revert: Callable[[GridSettings], GridSettings]) -> None:
         """Let `revert` change the settings of device `d` after `ticks`; replaces what `key` had scheduled."""
@@ -339,13 +339,18 @@ class Plant:
         )
 
     @property
+    def version(self) -> int:
+        """Changes whenever anything a client could read has changed."""
+        return int(self.changes[0])
+
+    @property
     def elapsed_ticks(self) -> int:
         """Ticks of 20 ms since the plant was made."""
         return self._elapsed_ticks
 
     def touch(self) -> None:
         """Say that `control` was written to."""
-        self.version += 1
+        self.changes[0] += 1
 
     def advance(self, ticks: int) -> None:
         """Move every device on by `ticks` ticks of 20 ms, inputs held.
@@ -369,7 +374,7 @@ class Plant:
             left -= span
             if self.wear is not None and self._elapsed_ticks % HOUR_TICKS == 0:
                 self._age(self.wear)
-        self.version += 1
+        self.changes[0] += 1
         if not math.isfinite(float(self.state[:, _ENERGY_J, :].sum())):
             raise InvariantError(f"battery energy is not a number after {ticks} ticks")
 

@@ -1,6 +1,7 @@
 """The verbs that talk to one device: ``scan``, ``read``, ``write``.
 
-Rules of this file: as in cli.py.  Writing to a physical battery is meant literally: one point, one value.
+Rules of this file: as in cli.py.  What talks to a device is imported by the verb that needs it: serving does
+without.  Writing to a physical battery is meant literally: one point, one value.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ import math
 from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 from ridethrough.emulator.errors import ScenarioError
 
-from .conformance.command import capability_command, conformance_command
-from .device import Device
-from .device_scan import ScanReport, scan
-from .modbus_transport import TlsFiles
 from .show import console
-from .sunspec_points import Value
-from .writing import Written
+
+if TYPE_CHECKING:
+    from .device_scan import ScanReport
+    from .modbus_transport import TlsFiles
+    from .sunspec_points import Value
+    from .writing import Written
 
 Format = Literal["table", "json"]
 INTERRUPTED = 130
@@ -47,6 +48,10 @@ CaOption = Annotated[
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Longest wait for one answer, in seconds.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="What standard output carries.")]
+BaseOption = Annotated[
+    int | None,
+    typer.Option("--base", min=0, max=65_533, help="Register of the map's marker; no other is tried."),
+]
 TIMEOUT_S_MAX = 600.0
 
 
@@ -64,12 +69,21 @@ def _check_timeout(timeout_s: float) -> None:
 
 def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
     """Return the files of a ``tls:`` target, None when no option names one."""
+    from .modbus_transport import TlsFiles
+
     if cert is None and key is None and ca is None:
         return None
     if cert is None or key is None or ca is None:
         given = ", ".join(name for name, path in (("--cert", cert), ("--key", key), ("--ca", ca)) if path)
         raise ScenarioError(f"{given} found; allowed are --cert, --key and --ca together")
     return TlsFiles(cert, key, ca)
+
+
+def _bases(base: int | None) -> tuple[int, ...]:
+    """Return where a map is looked for."""
+    from .discovery import BASES
+
+    return BASES if base is None else (base,)
 
 
 def _plain(value: Value | None) -> Value | None:
@@ -96,18 +110,24 @@ def scan_device(
     key: KeyOption = None,
     ca: CaOption = None,
     timeout_s: TimeoutOption = 5.0,
+    base: BaseOption = None,
     form: FormatOption = "table",
 ) -> None:
     """Read every SunSpec model of a device: models, points, values, and what is odd.
 
     With --conformance or --capabilities it is put to the test instead.  Exit code 1 when something failed.
     """
+    from .conformance.command import capability_command, conformance_command
+    from .device_scan import scan
+
     _check_timeout(timeout_s)
     tls = _tls(cert, key, ca)
     if conformance and capabilities:
         raise ScenarioError("--conformance and --capabilities found; allowed is one of them")
     if (read_only or broadcast) and not conformance:
         raise ScenarioError("--read-only and --broadcast: allowed only with --conformance")
+    if base is not None and (conformance or capabilities):
+        raise ScenarioError("--base: allowed without --conformance and --capabilities, which look themselves")
     if conformance:
         raise typer.Exit(
             conformance_command(
@@ -122,7 +142,7 @@ def scan_device(
         )
     if capabilities:
         raise typer.Exit(capability_command(target, timeout_s, form, everything=everything, tls=tls))
-    report = _finish(scan(target, timeout_s, tls=tls))
+    report = _finish(scan(target, timeout_s, tls=tls, bases=_bases(base)))
     if form == "json":
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:
@@ -157,14 +177,17 @@ def read_points(
     key: KeyOption = None,
     ca: CaOption = None,
     timeout_s: TimeoutOption = 5.0,
+    base: BaseOption = None,
     form: FormatOption = "table",
 ) -> None:
     """Read points of a device, in engineering values."""
+    from .device import Device
+
     _check_timeout(timeout_s)
     tls = _tls(cert, key, ca)
 
     async def work() -> dict[str, Value | None]:
-        async with Device(target, timeout_s, tls=tls) as device:
+        async with Device(target, timeout_s, tls=tls, bases=_bases(base)) as device:
             await device.discover()
             return {point: await device.read_point(point) for point in points}
 
@@ -202,18 +225,21 @@ def write_points(
     key: KeyOption = None,
     ca: CaOption = None,
     timeout_s: TimeoutOption = 5.0,
+    base: BaseOption = None,
     form: FormatOption = "table",
 ) -> None:
     """Write points of a device one after the other, and read each back; stops at the first that is refused.
 
     Exit code 1 when the device holds something else than was written.
     """
+    from .device import Device
+
     _check_timeout(timeout_s)
     tls = _tls(cert, key, ca)
     wanted = _values(values)
 
     async def work() -> list[Written]:
-        async with Device(target, timeout_s, tls=tls) as device:
+        async with Device(target, timeout_s, tls=tls, bases=_bases(base)) as device:
             await device.discover()
             return [await device.write_point(point, value) for point, value in wanted]
 

@@ -331,3 +331,8 @@ def test_read_write_asks_before_it_writes_and_again_after() -> None:
     device = Device()
     ask(device, "17 0000 0002 0001 0001 02 beef")
     assert device.calls == [("read", 0, 2), ("write", 1, 1), ("read", 0, 2)]
+
+
+def test_functions_that_are_not_known_are_refused() -> None:
+    for function in sorted(set(range(256)) - FUNCTIONS):
+        assert ask(Device(), bytes([function, 0, 0, 0, 1])) == bytes([function | 0x80, 1]), function

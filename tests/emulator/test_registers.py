@@ -162,7 +162,7 @@ class Arrays:
     """As much of a Plant as an image needs."""
 
     def __init__(self) -> None:
-        self.n, self.version = 9, 0
+        self.n, self.changes = 9, np.zeros(1, np.int64)
         self.param, self.control, self.input, self.state = (
             np.ones((2, len(names), LANES)) for names in (PARAM, CONTROL, INPUT, STATE)
         )
@@ -187,7 +187,7 @@ def test_an_image_follows_the_version_of_its_plant() -> None:
     assert unit.read(0, 1) == b"\0\1"
     plant.state[:] = 7.0
     assert unit.read(0, 1) == b"\0\1"
-    plant.version += 1
+    plant.changes += 1
     assert unit.read(0, 1) == b"\0\7"
 
 
@@ -235,7 +235,7 @@ def test_a_read_encodes_exactly_the_points_it_touches(first: int, count: int) ->
     unit = image(plant, initial=bytes(12), table=_registers.PointTable(TWO_ROWS))
     unit.read(0, 1)
     plant.state[:] = 7.0
-    plant.version += 1
+    plant.changes += 1
     whole = b"\0\7" + b"\0\0" + b"\0\0\0\7" + b"\0\0" * 2
     end = min(first + count, 6)
     assert unit.read(first, end - first) == whole[2 * first : 2 * end]
@@ -252,7 +252,7 @@ def test_what_is_encoded_once_is_encoded_again_when_it_has_changed(steps: list[t
         end = min(first + count, 6)
         if what == "move":
             plant.state += float(count)
-            plant.version += 1
+            plant.changes += 1
         elif what == "poke":
             unit.poke(2 * first, bytes([count] * 2))
             bytes_now[2 * first : 2 * first + 2] = bytes([count] * 2)
@@ -278,7 +278,7 @@ def test_bytes_put_into_an_image_are_read_and_stay() -> None:
     plant = Arrays()
     unit = image(plant, initial=bytes(12), table=_registers.PointTable(TWO_ROWS))
     unit.poke(8, b"\1\2\3\4")
-    plant.version += 1
+    plant.changes += 1
     assert unit.read(4, 2) == unit.peek(8, 4) == b"\1\2\3\4"
     for offset, data in ((9, b"\0" * 4), (-1, b"\0"), (12, b"\0")):
         with pytest.raises(ValueError, match="do not fit an image of 12"):
