@@ -297,6 +297,10 @@ class _Peer(Peer, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Answer what was left lying, then read on."""
+        # Not inside the transport's own call: asyncio ends a transport twice that is closed in there.
+        self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
         if self._transport.is_closing():
             return
         self._stalled = False

@@ -265,9 +265,11 @@ def test_data_and_end_that_come_in_while_stalled_are_answered() -> None:
         assert transport.sent == GOOD_REPLY
         assert not transport.closed
         peer.resume_writing()  # stalls again after one piece
+        await asyncio.sleep(0)
         assert transport.sent == GOOD_REPLY * (1 + PIECE_BYTES // 12)
         transport.stall = False
         peer.resume_writing()
+        await asyncio.sleep(0)
         assert transport.sent == 1002 * GOOD_REPLY
         assert transport.closed
         await server.close()
@@ -283,10 +285,12 @@ def test_closing_connection_still_has_its_time_out_after_the_client_read_a_littl
         peer.connection_made(transport)
         peer.pause_writing()
         peer.resume_writing()
+        await asyncio.sleep(0)
         peer.data_received(bytes.fromhex("0001 0000 0000"))  # ends the stream
         assert transport.closed
         peer.pause_writing()
         peer.resume_writing()
+        await asyncio.sleep(0)
         assert transport.aborts == 0
         await until(lambda: transport.aborts == 1)
         await server.close()
@@ -305,5 +309,29 @@ def test_lost_connection_leaves_no_timer() -> None:
         await asyncio.sleep(0.15)
         assert transport.aborts == 0
         await server.close()
+
+    run(main())
+
+
+def test_a_stream_that_ends_while_its_client_catches_up_is_closed_once() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        said: list[object] = []
+        loop.set_exception_handler(lambda _, context: said.append(context))
+        requests = 20_000
+        stream = requests * bytes.fromhex("0001 0000 0006 01 03 0000 007d") + 40 * b"\xff"
+        async with await serve_tcp({1: Memory()}, limits=Limits(write_buffer_bytes_max=1)) as server:
+            with socket.socket() as slow:
+                slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                slow.setblocking(False)
+                await loop.sock_connect(slow, (server.host, server.port))
+                sending = asyncio.create_task(loop.sock_sendall(slow, stream))
+                await asyncio.sleep(0.3)
+                got = 0
+                while data := await loop.sock_recv(slow, 1 << 20):
+                    got += len(data)
+                assert got == requests * 259
+                await sending
+        assert said == []
 
     run(main())

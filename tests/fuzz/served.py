@@ -31,7 +31,7 @@ RTU_UNITS: Final = range(1, 9)
 BAUD: Final = 4_000_000
 CONNECTIONS_MAX: Final = 6  # of the server with small limits
 IDLE_S: Final = 0.4
-PEAK_BYTES_MAX: Final = 64 << 20
+PEAK_BYTES_MAX: Final = 40 << 20
 GROWTH_BYTES_MAX: Final = 16 << 20
 WARM_ROUNDS: Final = 3
 READS: Final = frozenset({1, 2, 3, 4, 8, 43})
@@ -122,7 +122,7 @@ class Servers:
                     unit.cells[:], unit.coils[:] = new.cells, new.coils
         states = {client: digest(units) for client, units in (self.own | self.standing).items()}
         states |= {f"rtu {unit}": digest({unit: one}) for unit, one in self.slots.items()}
-        served = sum(self.open[name].connections for name in SERVERS)
+        served = {name: self.open[name].connections for name in SERVERS if self.open[name].connections}
         return {"connections": served, "states": states} if command != "ping" else {}
 
 
@@ -178,7 +178,7 @@ class Process:
         errors = folder / f"{loop}.err"
         with errors.open("wb") as sink:
             child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "default", "-m", "tests.fuzz.served"),
+                *(sys.executable, "-W", "default", "-c", "from tests.fuzz.served import main; main()"),
                 json.dumps({"loop": loop, "tls": tls, "defect": defect}),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -243,6 +243,12 @@ class Process:
         if code or self.errors.stat().st_size:
             raise FindingError(f"crash: the process ended with {code}, {self.said()}")
 
+    async def died(self) -> str:
+        """Return how the process has ended, which is why everything else went wrong; empty if it lives."""
+        with suppress(TimeoutError):
+            return f"crash: the process ended with {await asyncio.wait_for(self.child.wait(), 0.5)}; "
+        return ""
+
     async def kill(self) -> None:
         """Make sure that the process is gone."""
         with suppress(ProcessLookupError):
@@ -250,5 +256,6 @@ class Process:
         await self.child.wait()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve as the first argument says."""
     serve_main(json.loads(sys.argv[1]))

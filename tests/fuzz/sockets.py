@@ -71,6 +71,7 @@ class Round:
         self.name = f"seed {seed}, {process.loop}, round {number}"
         self.rng = Random(f"{seed}/{process.loop}/{number}")
         self.addresses = count(number * 200)
+        self.over = False  # the clients are gone
         self.expected: dict[
             str, tuple[list[str], bool, str]
         ] = {}  # histories by the server's name of the units
@@ -114,13 +115,13 @@ class Round:
         except FindingError as finding:
             raise FindingError(f"{finding}; a good request to {server}") from None
         finally:
-            await wire.close()
+            wire.close()
         if wire.got and (not wire.got.startswith(wanted) or len(wire.got) != size):
             raise FindingError(f"replies: a good request to {server} was answered {wire.got.hex()}")
         return bool(wire.got)
 
     async def good_meanwhile(self) -> None:
-        while True:
+        while not self.over:
             for server in WIDE:
                 await self.good(server)
             await asyncio.sleep(0.05)
@@ -156,7 +157,7 @@ class Round:
             if a.exact:
                 raise FindingError(f"replies: the server broke the connection; {what}") from None
         finally:
-            await wire.close(reset=a.ending == "reset" or (a.ending == "stall" and a.rng.random() < 0.5))
+            wire.close(reset=a.ending == "reset" or (a.ending == "stall" and a.rng.random() < 0.5))
         if a.ending == "raw":
             return
         if not a.replies.startswith(wire.got) and a.ending != "stall":
@@ -174,7 +175,8 @@ class Round:
         if a.ending == "stall":
             with suppress(TimeoutError, OSError):
                 for _ in range(STALL_REQUESTS // 2800):
-                    await asyncio.wait_for(wire.send(a.stream), 0.3)
+                    await asyncio.wait_for(wire.send(a.stream), 1.0)
+                await asyncio.sleep(1.0)  # for the server to show what it makes of it
             return
         wire.listen(0.3 if a.ending == "late" else 0.0)
         if a.ending == "drip":
@@ -228,7 +230,7 @@ class Round:
                 raise FindingError(f"limit: {served} connections are served, allowed are {CONNECTIONS_MAX}")
         finally:
             for wire in wires:
-                await wire.close()
+                wire.close()
 
     async def small(self, attacks: list[Attack]) -> None:
         await self.crowd()
@@ -259,7 +261,7 @@ class Round:
         except FindingError as finding:
             raise FindingError(f"{finding}; rtu, after {stream.sent.hex()}") from None
         finally:
-            await stream.wire.close(reset=ending == "reset")
+            stream.wire.close(reset=ending == "reset")
         if ending != "flood" and stream.wire.got != stream.replies:
             raise FindingError(
                 f"replies: {stream.wire.got.hex()}, not {stream.replies.hex()}; after {stream.sent.hex()}"
@@ -289,10 +291,30 @@ class Round:
         tasks += [asyncio.create_task(self.line(name, Random(f"{self.rng.random()}"))) for name in LINES]
         tasks += [asyncio.create_task(self.small(small))]
         try:
-            await gathered(tasks, meanwhile)
+            await self.gather(tasks, meanwhile)
             await self.look()
         except FindingError as finding:
-            raise FindingError(f"{self.name}: {finding}") from None
+            died = await self.process.died()
+            raise FindingError(f"{self.name}: {died}{finding}") from None
+
+    async def gather(self, tasks: list[asyncio.Task[None]], meanwhile: asyncio.Task[None]) -> None:
+        """Wait for the tasks, then end what runs meanwhile; the first finding ends all."""
+        wait_s = 4 * self.process.wait_s
+        together = asyncio.gather(*tasks)
+        both: list[asyncio.Future[Any]] = [together, meanwhile]
+        in_time, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=wait_s)
+        stuck = "" if in_time else "; ".join(str(task) for task in tasks if not task.done())
+        self.over = True  # asked, not cancelled: `wait_for` of Python 3.11 can swallow that
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, meanwhile, return_exceptions=True)
+        with suppress(BaseException):
+            await together
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+        if stuck:
+            raise FindingError(f"wedge: after {wait_s} s these clients have not come to their end: {stuck}")
 
     async def look(self) -> None:
         """Check what the process holds now that all clients are gone."""
@@ -300,10 +322,10 @@ class Round:
         while True:
             found = await self.process.ask("look")
             more = self.process.count_descriptors() - self.process.descriptors
-            if found["connections"] == 0 and more <= 0:
+            if not found["connections"] and more <= 0:
                 break
             if time.perf_counter() > deadline_s:
-                raise FindingError(f"leak: {found['connections']} connections, {more} descriptors are left")
+                raise FindingError(f"leak: connections {found['connections']}, {more} descriptors are left")
             await asyncio.sleep(0.02)
         for key, (history, exact, what) in self.expected.items():
             state = found["states"].get(key, history[0])
@@ -358,21 +380,6 @@ class RtuStream:
 
 def answered(wire: Wire) -> bool:
     return bool(wire.got or wire.end)
-
-
-async def gathered(tasks: list[asyncio.Task[None]], meanwhile: asyncio.Task[Any]) -> None:
-    """Wait for the tasks, then end what runs meanwhile; the first finding ends all."""
-    together = asyncio.gather(*tasks)
-    both: list[asyncio.Future[Any]] = [together, meanwhile]
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    for task in (*tasks, meanwhile):
-        task.cancel()
-    ended = await asyncio.gather(*tasks, meanwhile, return_exceptions=True)
-    with suppress(BaseException):
-        await together
-    for error in ended:
-        if isinstance(error, Exception):
-            raise error
 
 
 def context_of(pki: Pki, role: str) -> ssl.SSLContext:

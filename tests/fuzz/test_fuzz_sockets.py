@@ -126,7 +126,7 @@ def miscounts() -> None:
 
 def keeps_descriptors() -> None:
     def made(old: Any, peer: Any, transport: asyncio.Transport) -> None:
-        os.dup(transport.get_extra_info("socket").fileno())
+        os.open(os.devnull, os.O_RDONLY)
         old(peer, transport)
 
     around(server._Peer, "connection_made", made)
@@ -202,13 +202,13 @@ DEFECTS: dict[str, tuple[Callable[[], None], str]] = {
         (raises_at_the_end_of_a_stream, "crash: error output.*ZeroDivisionError"),
         (fails_when_closed, "crash: the process ended with 1, error output"),
         (stands_still, "wedge"),
-        (stays_out_of_step, "wedge: no reply.*; rtu"),
-        (forgets_a_backlog, "wedge: no reply"),
+        (stays_out_of_step, "wedge: no reply.*rtu"),
+        (forgets_a_backlog, "wedge: no reply|replies: "),
         (never_cuts_a_frame, "wedge: a frame that never becomes whole"),
         (never_cuts_the_idle, "wedge: no end.*small"),
         (never_hangs_up, "wedge: no"),
-        (miscounts, "leak: .* connections|wedge: small"),
-        (keeps_descriptors, "leak: 0 connections, .* descriptors"),
+        (miscounts, "leak: connections {.tcp"),
+        (keeps_descriptors, "leak: connections {}, [1-9]"),
         (hoards, "memory: grown to|memory: .* at the peak"),
         (never_stops_reading, "memory: .* at the peak"),
         (lets_everybody_in, "limit"),
