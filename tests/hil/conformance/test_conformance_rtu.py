@@ -19,7 +19,7 @@ from ridethrough.hil.conformance.runner import run_procedures
 from ridethrough.hil.files import load_profile
 from ridethrough.hil.target import RtuTarget, parse_target
 
-from tests.hil.conformance.faulty import BenchSubject, Unit
+from tests.hil.conformance.faulty import TIMEOUT_S, BenchSubject, Unit
 from tests.hil.device_bench import serial_line
 
 GAP_S = 0.01
@@ -91,7 +91,7 @@ async def line(*faults: str, **options: Any) -> AsyncIterator[BenchSubject]:
     unit = Unit(units_of(plant, 0)[1], plant)
     async with serial_line() as (near, far):
         peer = LineUnit(far, unit, frozenset(faults))
-        subject = BenchSubject(RtuTarget(near, 115_200, 1), plant, [unit], **options)
+        subject = BenchSubject(RtuTarget(near, 115_200, 1), TIMEOUT_S, plant, [unit], **options)
         try:
             yield subject
         finally:
