@@ -50,7 +50,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The first one; 0 picks free ones.")] = 0,
     gateway: Annotated[
-        bool, typer.Option(help="Put up to 123 devices behind each port: inverter i, its meter at i + 123.")
+        bool, typer.Option(help="Put up to 100 devices behind each port: inverter i, its meter at i + 100.")
     ] = False,
     tls: Annotated[
         bool, typer.Option("--tls", help="Modbus/TCP Security, with throw-away certificates.")

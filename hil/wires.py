@@ -1,8 +1,8 @@
 """How emulated devices are reached: which units stand behind which port or line, and how that is opened.
 
 Each device gets a port of its own; its inverter and its meter are two units behind it.  Or all are behind
-gateways: `GATEWAY_DEVICES` to a port, inverters at unit ids 1 to 123, the meter of the inverter at `i` at
-`i + 123`; a unit id that nobody has is answered with exception 0x0B, as a gateway does.  A serial line has
+gateways: `GATEWAY_DEVICES` to a port, inverters at unit ids 1 to 100, the meter of the inverter at `i` at
+`i + 100`; a unit id that nobody has is answered with exception 0x0B, as a gateway does.  A serial line has
 the unit ids of a gateway, and there is one line.
 """
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 Kind = Literal["tcp", "tls", "rtu+tcp", "rtu", "ascii"]
 Server = AbstractAsyncContextManager[Any]
 
-GATEWAY_DEVICES: Final = 123
-"""Devices behind one port of a gateway: as many pairs as there are in unit ids 1 to 247."""
+GATEWAY_DEVICES: Final = 100
+"""Devices behind one port of a gateway: clients look for a meter at the unit id plus 100."""
 
 GATEWAY_LIMITS: Final = Limits(connections_max=2 * GATEWAY_DEVICES)
 """A gateway takes a connection for each of its units, if a client wants it so."""

@@ -48,6 +48,7 @@ def test_ten_million_frames(sanitised: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(900)
 @needs_sanitiser
 def test_registers_of_real_devices(tmp_path: Path) -> None:
@@ -111,6 +112,7 @@ DEFECTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @needs_sanitiser
 @pytest.mark.parametrize(("frames", "name", "change", "report"), DEFECTS.values(), ids=list(DEFECTS))
 def test_planted_defect_is_found(

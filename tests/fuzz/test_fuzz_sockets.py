@@ -35,6 +35,7 @@ def test_short_run() -> None:
 
 @linux
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(600)
 def test_long_run() -> None:
     report = asyncio.run(fuzz(120.0, 2))
@@ -224,6 +225,7 @@ DEFECTS: dict[str, tuple[Callable[[], None], str]] = {
 
 @linux
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("name", DEFECTS)
 def test_planted_defect_is_found(name: str) -> None:
     with pytest.raises(FindingError, match=f"(?s){DEFECTS[name][1]}"):
