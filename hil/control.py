@@ -106,6 +106,9 @@ _RATINGS: Final = {
 }
 """Where a rating is read, best first."""
 
+_APART: Final = 8.0
+"""Ratings of one device do not differ by more than this factor; scale factors do by ten."""
+
 _RESERVES: Final = ((802, "SoCRsvMin"), (124, "MinRsvPct"))
 _SOC: Final = ((713, "SoC"), (124, "ChaState"), (802, "SoC"))
 
@@ -116,6 +119,21 @@ def _first(images: Images, rating: str) -> float:
         if model in images and not math.isnan(value := images[model].number(name)):
             return value
     return math.nan
+
+
+def contradictions(images: Images) -> list[str]:
+    """Return ratings that no device has together: the power of its inverter, and of charging its battery."""
+    charge_w = images[124].number("WChaMax") if 124 in images else math.nan
+    found = []
+    for model, name in ((702, "WMax"), (121, "WMax"), (120, "WRtg")):
+        rated_w = images[model].number(name) if model in images else math.nan
+        if charge_w > 0.0 and rated_w > 0.0 and max(charge_w, rated_w) > _APART * min(charge_w, rated_w):
+            found.append(
+                f"{model}.{name} (register {images[model].address(name)}) is {rated_w:g} W and 124.WChaMax "
+                f"(register {images[124].address('WChaMax')}) {charge_w:g} W: the scale factor of one of the "
+                "two is probably wrong"
+            )
+    return found
 
 
 def _serves(images: Images, model: int, *names: str) -> bool:
@@ -173,7 +191,8 @@ class _Model:
     def __init__(self, unit: Unit, image: ModelImage) -> None:
         self.unit = unit
         self.image = image
-        self._last = image
+        self.seen = image
+        """As it was last read."""
 
     async def write(self, first: str, *words: int, apart: bool = False) -> None:
         """Write registers from point `first` on; `apart`: one by one will do, in this order."""
@@ -235,8 +254,8 @@ class _Model:
         TargetError
             The device holds something else.
         """
-        now, before = await read_image(self.unit, self.image.entry), self._last
-        self._last = now
+        now, before = await read_image(self.unit, self.image.entry), self.seen
+        self.seen = now
         held = {}
         for name, number in numbers.items():
             point = now.points[name]
@@ -280,14 +299,14 @@ class SetPointControl:
     """Power by 704.WSet, in watts, or by WSetPct where watts are not implemented."""
 
     def __init__(self, unit: Unit, images: Images) -> None:
-        self._model = _Model(unit, images[704])
+        self.model = _Model(unit, images[704])
         self._percent_base_w = _first(images, "percent_base")
         self._in_watts = _serves(images, 704, "WSet")
         self._ends_off = _serves(images, 704, "WSetEnaRvrt")
 
     async def set_power(self, power_w: float, validity_s: int) -> float:
         """Write a set-point that ends; returns the power that was written [W]."""
-        model = self._model
+        model = self.model
         name = "WSet" if self._in_watts else "WSetPct"
         scale = model.power_of_ten(name)
         base_w = 1.0 if self._in_watts else self._percent_base_w / 100.0
@@ -314,7 +333,7 @@ class SetPointControl:
 
     async def release(self) -> None:
         """End any set-point, then its timer."""
-        model = self._model
+        model = self.model
         await model.write("WSetEna", 0)
         wanted = {"WSetEna": 0}
         if _serves({704: model.image}, 704, "WSetRvrtTms"):
@@ -333,14 +352,14 @@ class WindowControl:
     """
 
     def __init__(self, unit: Unit, images: Images) -> None:
-        self._model = _Model(unit, images[124])
+        self.model = _Model(unit, images[124])
         self._base_w = images[124].number("WChaMax")
         self.opened = False
         """We have allowed charging from the grid, which was forbidden."""
 
     async def set_power(self, power_w: float, validity_s: int) -> float:
         """Write a window that forces a power and ends; returns the power that was written [W]."""
-        model = self._model
+        model = self.model
         scale = model.power_of_ten("OutWRte")
         if not self._base_w > 0.0:
             raise model.refuse("WChaMax", f"{self._base_w:g} W found; percent of it cannot be commanded")
@@ -370,7 +389,7 @@ class WindowControl:
 
     async def release(self) -> None:
         """Open the window, then end its timer."""
-        model = self._model
+        model = self.model
         full = towards_zero(scaled(100, -model.power_of_ten("OutWRte")))
         rates = [*model.registers("OutWRte", full), *model.registers("InWRte", full)]
         await model.write("OutWRte", *rates, apart=True)
@@ -388,8 +407,8 @@ class WindowControl:
         wanted = {"OutWRte": outward, "InWRte": inward, "StorCtl_Mod": mode}
         if timer_s is not None:
             wanted["InOutWRte_RvrtTms"] = timer_s
-        step = round(scaled(_ROUNDED_PCT, -self._model.power_of_ten("OutWRte")))
-        return await self._model.verify(wanted, bases=("WChaMax",), step={"OutWRte": step, "InWRte": step})
+        step = round(scaled(_ROUNDED_PCT, -self.model.power_of_ten("OutWRte")))
+        return await self.model.verify(wanted, bases=("WChaMax",), step={"OutWRte": step, "InWRte": step})
 
 
 async def set_reserve(unit: Unit, image: ModelImage, name: str, soc_frac: float) -> float:
@@ -417,3 +436,25 @@ async def set_reserve(unit: Unit, image: ModelImage, name: str, soc_frac: float)
     await model.write(name, *model.registers(name, number))
     await model.verify({name: number})
     return scaled(number, scale - 2)
+
+
+def see_reserve(target: SetPointControl | WindowControl, soc_frac: float) -> None:
+    """Note that a power command has put a reserve back that stands in the model it was written to.
+
+    Parameters
+    ----------
+    target : SetPointControl or WindowControl
+        What has just commanded.
+    soc_frac : float
+        The reserve that was set; NaN for none [1].
+    """
+    image = target.model.seen
+    held_frac = image.number("MinRsvPct") / 100.0
+    if math.isnan(held_frac) or math.isnan(soc_frac) or abs(held_frac - soc_frac) < 1e-6:
+        return
+    target.model.unit.note(
+        "reserve",
+        f"124.MinRsvPct (register {image.address('MinRsvPct')}): a reserve of {soc_frac:.1%} was set and is "
+        f"{held_frac:.1%} after a power command: the device puts it back with the storage mode, or another "
+        "client has changed it; set it after the command",
+    )

@@ -21,12 +21,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from . import control, readings, sunspec_points, writing
+from . import control, leftovers, readings, sunspec_points, writing
 from .control import DeviceCapabilities, SetPointControl, WindowControl
-from .discovery import EMPTY, END, DeviceMap, ModelEntry, ModelImage, discover, read_image
+from .discovery import BASES, EMPTY, END, DeviceMap, ModelEntry, ModelImage, changes, discover, read_image
+from .doubts import Doubts
 from .identity import Identity
-from .leftovers import MODELS as COMMANDED_MODELS
-from .leftovers import leftovers
 from .modbus_link import ILLEGAL_ADDRESS, ILLEGAL_VALUE, Link, TargetError, Unit
 from .modbus_transport import TlsFiles
 from .readings import INVERTER_MODELS, METER_MODELS, Reading
@@ -38,9 +37,6 @@ METER_OFFSET = 100
 """A meter is looked for at the device's unit id plus this."""
 
 UNIT_MAX = 255
-
-_BEYOND_RATING = 3.0
-"""A measured power of more than so many ratings is wrong."""
 
 Result = TypeVar("Result")
 
@@ -65,6 +61,8 @@ class Device:
         Certificate, key and CA, for a ``tls:`` target.
     reread : bool
         A read that finds an idle connection dead is asked once more on a new one.
+    bases : tuple of int
+        Where to look for the map, in this order; one alone for a device that punishes a wrong guess.
 
     Raises
     ------
@@ -85,10 +83,12 @@ class Device:
         meter_units: Sequence[int] | None = None,
         tls: TlsFiles | None = None,
         reread: bool = True,
+        bases: tuple[int, ...] = BASES,
     ) -> None:
         self.target = parse_target(target) if isinstance(target, str) else target
         self._link = Link(self.target, timeout_s, tls=tls, reread=reread)
         self._unit = Unit(self._link, self.target.unit)
+        self._bases, self._doubts = bases, Doubts(self._unit)
         self._meter_unit = meter_unit
         self._meter_units = (self.target.unit + METER_OFFSET,) if meter_units is None else tuple(meter_units)
         self._map: DeviceMap | None = None
@@ -102,6 +102,7 @@ class Device:
         self._control: SetPointControl | WindowControl | None = None
         self._capabilities: DeviceCapabilities | None = None
         self._command = asyncio.Lock()
+        self._reserve_frac = math.nan  # as we have set it
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,11 +130,12 @@ class Device:
         TargetError
             No answer, no SunSpec map, or a chain of models that breaks.
         """
-        found = await discover(self._unit)
+        found = await discover(self._unit, self._bases)
         self._meter_identity = None
         if self._map is not None and not found.identity.is_same(self._map.identity):
             self._map, self._meter, self._control = None, None, None
             self._seen, self._commanded_once = {}, False
+            self._doubts, self._reserve_frac = Doubts(self._unit), math.nan
         return await self._take_in(found)
 
     async def _take_in(self, found: DeviceMap) -> DeviceMap:
@@ -141,7 +143,9 @@ class Device:
         self._stale = True  # until all of it is done
         no_meter = await self._find_meter(found)
         unreadable = await self._look(found)
-        left = [] if self._commanded_once else leftovers(self._images)
+        left = readings.untold(self._spans) + control.contradictions(self._images)
+        left += changes(found, self._seen)
+        left += [] if self._commanded_once else leftovers.leftovers(self._images)
         self._map = replace(found, warnings=(*found.warnings, *unreadable, *no_meter, *left))
         self._seen |= {entry.id: entry for entry in found.models if entry.part == 0}
         self._stale = False
@@ -173,7 +177,8 @@ class Device:
         await self._look_for_models()
         self._refuse_vanished(INVERTER_MODELS, self._measures_power)
         reading = await self._watched(readings.take(self._spans))
-        self._doubt(reading)
+        assert self._capabilities is not None
+        self._doubts.look(reading, self._capabilities)
         return reading
 
     async def read_model(self, model: int, index: int = 0) -> dict[str, Value | None]:
@@ -276,7 +281,11 @@ class Device:
             if not can.has_revert_timer:
                 raise self._unit.fault("it has no revert timer: the command would have no end", refused=True)
             self._commanded_once = True
-            return await self._watched(target.set_power(power_w, math.floor(validity_s)))
+            self._doubts.released()
+            held_w = await self._watched(target.set_power(power_w, math.floor(validity_s)))
+            self._doubts.commanded(held_w, math.floor(validity_s))
+            control.see_reserve(target, self._reserve_frac)
+            return held_w
 
     async def set_reserve(self, soc_frac: float) -> float:
         """Write the device's own reserve.
@@ -299,16 +308,19 @@ class Device:
         async with self._command:
             await self._known_map()
             can = self._capabilities
-            assert can is not None
+            if can is None or not can.has_reserve:
+                can = await self.capabilities()
             self._refuse_vanished((802, 124), can.has_reserve)
             if not can.has_reserve:
-                text = "it has no reserve of its own (802.SoCRsvMin, 124.MinRsvPct)"
-                raise self._unit.fault(text, refused=True)
+                raise self._unit.fault(
+                    "it has no reserve of its own (802.SoCRsvMin, 124.MinRsvPct)", refused=True
+                )
             if not 0.0 <= soc_frac <= 1.0:
                 raise self._unit.fault(f"soc_frac {soc_frac:g} found; allowed 0 to 1", refused=True)
             model, _, name = can.reserve_point.partition(".")
             image = self._images[int(model)]
-            return await self._watched(control.set_reserve(self._unit, image, name, soc_frac))
+            self._reserve_frac = await self._watched(control.set_reserve(self._unit, image, name, soc_frac))
+            return self._reserve_frac
 
     async def release(self) -> None:
         """End every power command, and leave no timer of ours behind.  A reserve stays: it is a setting.
@@ -320,14 +332,16 @@ class Device:
         """
         async with self._command:
             target = await self._commanded()
+            self._doubts.released()
             await self._watched(target.release())
+            control.see_reserve(target, self._reserve_frac)
 
     async def _known_map(self) -> DeviceMap:
         if self._map is None:
             return await self.discover()
         if self._stale:
             try:
-                await self._take_in(await discover(self._unit, known=self._map.identity))
+                await self._take_in(await discover(self._unit, self._bases, known=self._map.identity))
             except TargetError as error:
                 if not error.changed:
                     raise
@@ -337,18 +351,6 @@ class Device:
     @property
     def _measures_power(self) -> bool:
         return any(field.name == "power" for span in self._spans for field in span.fields)
-
-    def _doubt(self, reading: Reading) -> None:
-        """Name a power that no device of this rating has: one of the two is scaled wrongly."""
-        can = self._capabilities
-        assert can is not None
-        rating_w = can.power_w_discharge_max if reading.power_w > 0.0 else can.power_w_charge_max
-        if abs(reading.power_w) > _BEYOND_RATING * rating_w > 0.0:
-            self._unit.note(
-                "rating",
-                f"it measures {reading.power_w:g} W and is rated {rating_w:g} W: the scale factor of one "
-                "of the two is wrong",
-            )
 
     @property
     def _vanished(self) -> list[ModelEntry]:
@@ -394,7 +396,7 @@ class Device:
 
     async def _look(self, found: DeviceMap) -> list[str]:
         """Read what polls and commands rest on, and prepare them; returns what could not be read."""
-        wanted = dict.fromkeys((*readings.MODELS, *control.MODELS, *COMMANDED_MODELS))
+        wanted = dict.fromkeys((*readings.MODELS, *control.MODELS, *leftovers.MODELS))
         images, unreadable = {}, []
         for entry in filter(None, map(found.own, wanted)):
             if not entry.known:
@@ -463,6 +465,8 @@ class Device:
     async def _commanded(self) -> SetPointControl | WindowControl:
         await self._known_map()
         self._refuse_vanished((704, 124), self._control is not None)
+        if self._control is None:  # it may have been blank when it was last looked at
+            await self.capabilities()
         if self._control is None:
             text = "it implements neither 704.WSet nor 124: it cannot be commanded"
             raise self._unit.fault(text, refused=True)

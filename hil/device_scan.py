@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .discovery import DeviceMap, ModelEntry, ModelImage, discover, read_image
+from .discovery import BASES, DeviceMap, ModelEntry, ModelImage, discover, read_image
 from .identity import identity_of
 from .modbus_link import Link, TargetError, Unit
 from .modbus_transport import TlsFiles
@@ -94,7 +94,13 @@ class ScanReport:
         }
 
 
-async def scan(target: str | Target, timeout_s: float = 5.0, *, tls: TlsFiles | None = None) -> ScanReport:
+async def scan(
+    target: str | Target,
+    timeout_s: float = 5.0,
+    *,
+    tls: TlsFiles | None = None,
+    bases: tuple[int, ...] = BASES,
+) -> ScanReport:
     """Read every model of a unit, and see whether the next unit id is the same device.
 
     Parameters
@@ -104,6 +110,8 @@ async def scan(target: str | Target, timeout_s: float = 5.0, *, tls: TlsFiles | 
         A connect and an answer may take this long each [s].
     tls : TlsFiles, optional
         Certificate, key and CA, for a ``tls:`` target.
+    bases : tuple of int
+        Where to look for the map.
 
     Raises
     ------
@@ -116,7 +124,7 @@ async def scan(target: str | Target, timeout_s: float = 5.0, *, tls: TlsFiles | 
     link = Link(place, timeout_s, tls=tls)
     try:
         unit = Unit(link, place.unit)
-        found = await discover(unit)
+        found = await discover(unit, bases)
         models, warnings = [], list(found.warnings)
         for entry in found.models:
             model, odd = await _scan_model(unit, entry)

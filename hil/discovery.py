@@ -3,14 +3,15 @@
 Rule of this file: a map that can be read in one way only is accepted, with a warning where it bends the
 standard; a map that could be read in two ways is refused, with the register at which it breaks.
 
-What is accepted: a common model of 65 registers; no end model, when nothing but an exception or silence
-follows the last model; an end model without a length; a second common model, which begins a second device in
-the same map.  A model whose length is another model's is named and not used: which of the two is wrong cannot
-be known.
+What is accepted: a common model of 65 registers; no end model, when an exception or steady silence follows
+the last model; an end model without a length; a second common model, which begins a second device in the same
+map.  A model whose length is another model's is named and not used: which of the two is wrong cannot be
+known.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from . import sunspec_points
 from .identity import COMMON as COMMON
 from .identity import Identity as Identity
 from .identity import IdentityGuard, identity_of, stranger
-from .modbus_link import ILLEGAL_ADDRESS, ILLEGAL_VALUE, READ_REGISTERS_MAX, TargetError, Unit
+from .modbus_link import BUSY, FAILURE, ILLEGAL_ADDRESS, ILLEGAL_VALUE, READ_REGISTERS_MAX, TargetError, Unit
 
 BASES: Final = (40000, 0, 50000)
 """Where a map may begin (SunSpec Device Information Model Specification), most common first."""
@@ -30,9 +31,18 @@ END: Final = 0xFFFF
 EMPTY: Final = ((0, 0), (0xFFFF, 0xFFFF))
 """What stands in place of a model's header when a device sends a frame with nothing in it."""
 
+_EMPTIES_MAX: Final = 2
+"""Times in a row that a model may be empty before its map is read again."""
+
 _INTEGERS, _FLOATS = (101, 102, 103), (111, 112, 113)
 _VENDORS: Final = 64_000
 """From here on, models are makers' own."""
+
+_PASSING: Final = (ILLEGAL_VALUE, FAILURE, BUSY)
+"""Exceptions that devices also answer with while they are busy."""
+
+_HEADER_WAITS: Final = (0.1, 0.2, 0.4)
+"""Waits before a header is asked for again, as parts of the time-out."""
 
 MODELS_MAX: Final = 200
 _SPLITS_MAX: Final = 64
@@ -174,6 +184,16 @@ async def discover(unit: Unit, bases: tuple[int, ...] = BASES, *, known: Identit
     return DeviceMap(unit.number, base, tuple(entries), identity, tuple(warnings))
 
 
+def changes(found: DeviceMap, seen: Mapping[int, ModelEntry]) -> list[str]:
+    """Return how a map differs from what a device was seen to serve, by model id; empty for not at all."""
+    now = {entry.id: entry.address for entry in found.models if entry.part == 0}
+    gone = [str(number) for number in seen if number not in now]
+    moved = [str(number) for number, entry in seen.items() if now.get(number, entry.address) != entry.address]
+    parts = [f"no longer served {', '.join(gone)}"] if gone else []
+    parts += [f"at other registers {', '.join(moved)}"] if moved else []
+    return [f"the map has changed while running: of its models are {' and '.join(parts)}"] if parts else []
+
+
 async def _find_base(unit: Unit, bases: tuple[int, ...]) -> int:
     faults = []
     for base in bases:
@@ -188,9 +208,9 @@ async def _find_base(unit: Unit, bases: tuple[int, ...]) -> int:
     if len(faults) == len(bases) and all(fault.silent for fault in faults):
         raise faults[0]
     places = ", ".join(map(str, bases))
-    raise unit.fault(
-        f"no SunSpec marker (SunS) at register {places}: no SunSpec device, or another unit id", refused=True
-    )
+    text = f"no SunSpec marker (SunS) at register {places}: no SunSpec device, or another unit id"
+    lost = [str(fault) for fault in faults if fault.silent or fault.code == ILLEGAL_VALUE]
+    raise unit.fault(f"{text}; or it was not heard ({lost[0]})" if lost else text, refused=True, changed=True)
 
 
 async def _walk(unit: Unit, base: int) -> tuple[list[ModelEntry], list[str]]:
@@ -241,11 +261,11 @@ async def _header(
     unit: Unit, base: int, address: int, entries: list[ModelEntry], warnings: list[str]
 ) -> tuple[int, int] | None:
     """Return id and length of the model at `address`, None at the end of the chain."""
-    what = "a model's id and length"
     if address + 2 > _REGISTERS:
         raise _broken(unit, address, entries, "the last register is reached without an end model")
-    try:
-        model, length = await unit.read(address, 2, what)
+    header = await _read_header(unit, base, address)
+    if not isinstance(header, TargetError):
+        model, length = header
         if model != END:
             return model, length
         if not entries:
@@ -255,24 +275,17 @@ async def _header(
                 raise _broken(unit, address, entries, f"found an end model with length {length}")
             warnings.append(f"the end model (register {address}) states length {length}, its definition 0")
         return None
-    except TargetError as fault:
-        if entries and fault.silent and await _serves_nothing(unit, base, address):
-            if any(_odd_length(entry) for entry in entries if entry.id != COMMON):
-                raise _broken(unit, address, entries, "silence") from None
-            warnings.append(
-                f"no end model behind model {entries[-1].id} (register {address}): the device is silent there"
-            )
-            return None
-        if not entries or fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
-            raise
+    if entries and header.silent:
+        _no_end(unit, address, entries, warnings, header)
+        return None
+    if not entries or header.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+        raise header
     try:
-        (model,) = await unit.read(address, 1, what)
+        (model,) = await unit.read(address, 1, "a model's id")
     except TargetError as fault:
         if fault.code not in (ILLEGAL_ADDRESS, ILLEGAL_VALUE):
             raise
-        if any(_odd_length(entry) for entry in entries if entry.id != COMMON):
-            raise _broken(unit, address, entries, f"exception {fault.code}") from None
-        warnings.append(f"no end model behind model {entries[-1].id} (register {address})")
+        _no_end(unit, address, entries, warnings, fault)
         return None
     if model != END:
         raise _broken(unit, address, entries, f"found model {model} without a length")
@@ -280,15 +293,59 @@ async def _header(
     return None
 
 
-async def _serves_nothing(unit: Unit, base: int, address: int) -> bool:
-    """Whether a device that answers elsewhere stays silent here, as some do for what they do not serve."""
-    if await unit.read(base, 2, "the SunSpec marker") != MARKER:
-        return False
+async def _read_header(unit: Unit, base: int, address: int) -> list[int] | TargetError:
+    """Return id and length of a model, or why they cannot be read.
+
+    One request without an answer must not pass for the end of the chain: silence, and exceptions that may
+    mean "busy", are asked about again a few times, as long as the device answers at the marker.
+
+    Raises
+    ------
+    TargetError
+        The device does not answer at the marker either.
+    """
+    for part in (*_HEADER_WAITS, 0.0):
+        try:
+            return await unit.read(address, 2, "a model's id and length")
+        except TargetError as error:
+            fault = error
+        if part == 0.0 or not (fault.silent or fault.code in _PASSING):
+            break
+        await asyncio.sleep(part * unit.link.timeout_s)
+        if not await _answers_at(unit, base):
+            break
+    return fault
+
+
+async def _answers_at(unit: Unit, base: int) -> bool:
+    """Whether the marker is still there, or the device too busy to say."""
     try:
-        await unit.read(address, 2, "a model's id and length")
+        return await unit.read(base, 2, "the SunSpec marker") == MARKER
     except TargetError as fault:
-        return fault.silent
-    return False
+        if fault.code not in _PASSING:
+            raise
+        return True
+
+
+def _no_end(
+    unit: Unit, address: int, entries: list[ModelEntry], warnings: list[str], fault: TargetError
+) -> None:
+    """Take silence or an exception for the end of the chain, with a warning.
+
+    Raises
+    ------
+    TargetError
+        A length that is probably wrong has led here.
+    """
+    if any(_odd_length(entry) for entry in entries if entry.id != COMMON):
+        how = "silence" if fault.silent else f"exception {fault.code}"
+        raise _broken(unit, address, entries, how) from None
+    text = f"no end model behind model {entries[-1].id} (register {address})"
+    if fault.silent:
+        text += ": the device is silent there; models behind it may be missing"
+    elif fault.code == ILLEGAL_VALUE:
+        text += f": exception {fault.code}, which may mean busy; models behind it may be missing"
+    warnings.append(text)
 
 
 def _odd_length(entry: ModelEntry) -> str:
@@ -403,15 +460,19 @@ def check_header(unit: Unit, entry: ModelEntry, registers: sunspec_points.Regist
     Raises
     ------
     TargetError
-        The map has changed since it was discovered, or the device sent an empty frame.
+        The map has changed since it was discovered, or the device sent an empty frame; too many of those in
+        a row mean that the map has moved, and that an empty place is where the model was.
     """
     if registers[0] in (entry.id, None) and registers[1] in (entry.length, None):
+        unit.empties.pop(entry.address, None)
         return
     if is_empty(registers):
+        times = unit.empties[entry.address] = unit.empties.get(entry.address, 0) + 1
         raise unit.fault(
             f"an empty frame in place of model {entry.id} (register {entry.address} holds {registers[0]}), "
             "twice: the device answers, but has no values at the moment",
             refused=True,
+            changed=times > _EMPTIES_MAX,
         )
     raise gone(unit, entry, f"register {entry.address} holds model {registers[0]} with length {registers[1]}")
 

@@ -43,6 +43,7 @@ WRITE_SEVERAL: Final = 16
 ILLEGAL_FUNCTION: Final = 1
 ILLEGAL_ADDRESS: Final = 2
 ILLEGAL_VALUE: Final = 3
+FAILURE: Final = 4
 ACKNOWLEDGE: Final = 5
 BUSY: Final = 6
 
@@ -372,6 +373,8 @@ class Link:
             async with asyncio.timeout(self.timeout_s) as self._guard:
                 reply = await request.send(client)
         except (TimeoutError, ModbusException, OSError):
+            if not self._fault and not client.connected:
+                self._fault = _CLOSED  # it was closed before the request could be sent
             reason = self._fault or f"no answer within {self.timeout_s:g} s"
             if self._fault == _CLOSED and self._answered_s == math.inf:
                 reason += f" before it answered anything: {self._connector.hint}"
@@ -456,12 +459,15 @@ class Unit:
     runs : dict
         How models that refuse some registers or long requests were read: by (address, count) of the model,
         the requests that were answered, as (first, last) offsets.
+    empties : dict
+        How often in a row a model was an empty frame, by its address.
     """
 
     def __init__(self, link: Link, number: int) -> None:
         self.link = link
         self.number = number
         self.runs: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
+        self.empties: dict[int, int] = {}
 
     async def read(self, address: int, count: int, what: str) -> list[int]:
         """Read registers; see `Link.read`."""

@@ -35,6 +35,9 @@ SOURCES: Final = {
 }
 """Where each quantity is read, best first; the first that the device implements is taken."""
 
+NEEDED: Final = {"soc": "state of charge", "power": "power of the device"}
+"""Quantities that no controller can do without."""
+
 MODELS: Final = tuple(dict.fromkeys(model for places in SOURCES.values() for model, _ in places))
 """Models that a poll may need."""
 
@@ -174,11 +177,25 @@ def plan(
             if model in images and images[model].value(point) is not None:
                 chosen.setdefault(model, {})[name] = point
                 break
+        else:
+            blank = [place for place in places if place[0] in images and place[1] in images[place[0]].points]
+            if name in NEEDED and blank:  # it may come: some devices blank it for minutes
+                chosen.setdefault(blank[0][0], {})[name] = blank[0][1]
     spans = [_span(unit, images[model], names) for model, names in chosen.items()]
     spans = _joined(sorted(spans, key=lambda span: span.address))
     if meter is not None:
         spans.append(_span(meter[0], meter[1], {"import": "W"}))
     return tuple(spans)
+
+
+def untold(spans: Sequence[Span]) -> list[str]:
+    """Return which of the quantities that are needed a device does not serve at all."""
+    told = {one.name for span in spans for one in span.fields}
+    return [
+        f"no {what} is served ({', '.join(f'{model}.{point}' for model, point in SOURCES[name])})"
+        for name, what in NEEDED.items()
+        if name not in told
+    ]
 
 
 def _span(unit: Unit, image: ModelImage, names: Mapping[str, str]) -> Span:

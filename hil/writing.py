@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .modbus_link import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, TargetError, Unit
+from .modbus_link import FAILURE, ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, TargetError, Unit
 from .sunspec_points import Value
 from .target import TlsTarget
-
-_FAILURE: Final = 4
 
 _REASONS: Final = {
     ILLEGAL_FUNCTION: (
@@ -24,7 +22,7 @@ _REASONS: Final = {
         "it rejects a documented point, which by SunSpec's definition can be written: it does not serve it, "
         "or control by Modbus is disabled (enable it on the device)"
     ),
-    _FAILURE: "some devices answer so while control by Modbus is disabled (enable it on the device)",
+    FAILURE: "some devices answer so while control by Modbus is disabled (enable it on the device)",
 }
 """What an exception to a write means beyond its name."""
 
