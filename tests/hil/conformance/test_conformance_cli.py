@@ -106,6 +106,7 @@ def test_wrong_usage(arguments: tuple[str, ...], text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_whole_run_in_real_time(legacy: str) -> None:
     done = scan(legacy, "--conformance", "--format", "json", timeout_s=280.0)
     report = json.loads(done.stdout)
