@@ -182,11 +182,11 @@ class LiveBench:
             actors.append(group.create_task(self._flush()))
             try:
                 await self._step_plant()
-            finally:  # an interrupted run keeps all that happened
-                self._log.flush()
-            # On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with a reply, so the
-            # actors also look for themselves whether the run is over.
-            self.over = True
+            finally:
+                # On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with a reply, so
+                # the actors also look for themselves whether the run is over, by an error too.
+                self.over = True
+                self._log.flush()  # an interrupted run keeps all that happened
             for actor in actors:
                 actor.cancel()
 

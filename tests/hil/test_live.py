@@ -175,6 +175,25 @@ def test_a_cancellation_that_gets_lost_does_not_keep_the_bench_running(
     assert read_record(tmp_path / "r").complete
 
 
+@pytest.mark.timeout(60)
+def test_an_error_ends_the_run_though_an_actor_loses_its_cancellation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(self: Device) -> Reading:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3.0)
+        return Reading(0.9, 0.0, 0.0, 1.0, float("nan"))
+
+    def full(self: RecordWriter) -> None:
+        raise RidethroughError("truth-00001.parquet: no space left on device")
+
+    monkeypatch.setattr(live, "FLUSH_S", 0.5)
+    monkeypatch.setattr(Device, "telemetry", deaf)
+    monkeypatch.setattr(RecordWriter, "flush", full)
+    with pytest.raises(RidethroughError, match="no space left"):
+        run(world(minutes=5), "hold", tmp_path / "r", level="hil", speed=SPEED)
+
+
 def test_a_full_disk_ends_the_run_with_one_plain_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
