@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ridethrough.controllers import greedy
 from ridethrough.hil.bench import run
 from ridethrough.hil.files import scenario_from_dict
 from ridethrough.hil.judge import judge
@@ -129,10 +130,7 @@ def test_latency_delays_what_is_received(tmp_path: Path) -> None:
 def test_a_command_beyond_the_rating_is_refused_not_clipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ridethrough.controllers import market
-
-    monkeypatch.setattr(market, "wish_w", lambda device, prices: 2.0 * device.power_w_discharge_max)
-    monkeypatch.setattr("ridethrough.controllers.greedy.wish_w", market.wish_w)
+    monkeypatch.setattr(greedy, "wish_w", lambda device, prices: 2.0 * device.power_w_discharge_max)
     record = recorded(tmp_path / "r", document(), "greedy")
     assert set(record.commands["outcome"]) == {OUTCOMES.index("refused")}
     assert abs(record.truth["power_w"]).max() < 1000.0
