@@ -24,6 +24,9 @@ from ridethrough.emulator.server import serve_tcp
 
 from .candidate import Candidate
 from .device import Device
+from .effects.candidate import CandidateFaults
+from .effects.orders import OrderFaults
+from .effects.plant import PlantFaults
 from .freezing import FreezableUnit
 from .messages import LOST, delay_ns
 from .modbus_link import TargetError
@@ -147,6 +150,9 @@ class LiveBench:
         self.started = self.over = False
         self._now_ns = 0
         self._log = TruthLog(plant, writer)
+        self._devices = PlantFaults(plant, world.seed, world.names)
+        self._broker = OrderFaults(world.seed, world.names)
+        self._candidate = CandidateFaults(candidate)
         self._board = _Board(plant.n)
         self._orders: list[_Order | None] = [None] * plant.n
         self._woken = [asyncio.Event() for _ in range(plant.n)]
@@ -227,6 +233,7 @@ class LiveBench:
                 # Plant, polls and controller live by one clock, so all of them wait, and nothing is missed.
                 self.clock.hold(late_ns - LAG_NS_MAX)
                 self.held_ns += late_ns - LAG_NS_MAX
+            self._devices.step(self._now_ns, self.scene.events(self._now_ns))
             self.plant.advance((until_ns - self._now_ns) // NS_PER_TICK)
             before, unsettled = unsettled, unsettled | log.unsettled()
             self._now_ns = until_ns
@@ -327,8 +334,11 @@ class LiveBench:
         while not self.over:
             await self.clock.sleep_until(next_ns)
             now_ns = self.clock.now_ns()
-            commands = self.candidate.decide(now_ns, self._telemetry(now_ns))
-            self._hand_out(now_ns, commands)
+            events = self.scene.events(self._now_ns)
+            seen = self._broker.see(now_ns, self._telemetry(now_ns), events)
+            self._broker.send(now_ns, self._candidate.decide(now_ns, seen, events), events)
+            for commands in self._broker.due(now_ns, events):
+                self._hand_out(now_ns, commands)
             next_ns = (now_ns // self.candidate.period_ns + 1) * self.candidate.period_ns
 
     def _telemetry(self, now_ns: int) -> Telemetry:
