@@ -149,7 +149,8 @@ def _powers(m: Moment) -> dict[str, Mask]:
     limited = (c["limit_ena"] != 0.0) & (a["droop_on"] == 0.0) & (a["droop_w"] == 0.0)
     limit_w = np.where(limited, c["limit_frac"] * p["power_w_discharge_max"], np.inf)
     reserve_j = np.where(p["has_reserve"] != 0.0, c["reserve_frac"] * p["capacity_j"], 0.0)
-    seen_j = a["energy_j"] + a["soc_error_frac"] * p["capacity_j"]
+    # An estimate far too low is no reserve that was spent: nothing shows less than an empty battery.
+    seen_j = np.maximum(a["energy_j"] + a["soc_error_frac"] * p["capacity_j"], 0.0)
     cell_w = np.where(on_grid, convert_w, 0.0)
     return {
         "ratings": (convert_w <= high_w + small_w) & (convert_w >= low_w - small_w),
