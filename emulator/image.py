@@ -41,6 +41,7 @@ from .cells import CHEMISTRIES
 from .errors import InvariantError, ScenarioError
 from .fields import CONTROL, LANES, TICKS_PER_S
 from .image_grid import GridRegisters, factory
+from .intake import DEVICE_FAILURE, put
 from .layout import Layout, compile_layouts
 from .plant import Plant
 from .points import Point
@@ -70,6 +71,15 @@ _KEPT: Final = frozenset(
     {"controller_heartbeat", "battery_controller_heartbeat", "alarm_reset", "battery_inverter_state"}
 )
 _PERMIT: Final = frozenset({"permit", "permit_old", "permit_rvrt_s", "operation"})
+_GROUPS: Final = {
+    "set": _SET,
+    "limit": _LIMIT,
+    "window": _WINDOW,
+    "permit": _PERMIT,
+    "reserve": frozenset({"reserve_frac"}),
+    "contactor": frozenset({"battery_operation"}),
+}
+"""What a write is called at the intake, and the quantities that make it one."""
 _GIVES_PERMIT: Final = (1.0, 3.0)
 """715.OpCtl: START, EXIT_STANDBY."""
 
@@ -183,10 +193,21 @@ class DeviceImage(_registers.RegisterImage):
         text = f"{'M' if layout.meter else 'D'}{device:06d}".encode()
         self.poke(2 * (serial.address - layout.base_address), text)
         self.layout = layout
-        self._plant = plant
+        self._plant, self._device = plant, device
         self._place = (device // LANES, device % LANES)
         self._rated_w = layout.profile.inverter.power_w_discharge_max
         self._grid = GridRegisters(self, layout, plant, device)
+        self._at_start = self.peek(0, 2 * layout.count), self._held.copy()
+        plant.forgetters.append(self._forget)
+
+    def _forget(self, device: int) -> None:
+        """Begin anew when the device has lost its settings."""
+        if device == self._device:
+            registers, self._held[:] = self._at_start
+            self.poke(0, registers)
+            self._grid = GridRegisters(self, self.layout, self._plant, device)
+            self.watching = True
+            self.expire()
 
     def follow(self, moved: bool) -> None:
         """Bring the settings registers up to date."""
@@ -242,6 +263,8 @@ class DeviceImage(_registers.RegisterImage):
         values = self._decode(points, address, data)
         if values is None:
             return ILLEGAL_VALUE
+        if self._plant.intake is not None and not self._plant.intake.admits(self._device):
+            return DEVICE_FAILURE
         self.refresh()  # so that a reversion that has happened since the last look is taken in
         model = points[0].model  # between two models lies a read-only header, so there is one only
         settings = {point.name for point in points if point.quantity == f"{model}.{point.name}"}
@@ -291,9 +314,7 @@ class DeviceImage(_registers.RegisterImage):
         self._held[:] = [held[name] for name in _SETTINGS]
         self.expire()
         after = np.array([control[name] for name in CONTROL])
-        if not np.array_equal(row, after):
-            row[:] = after
-            self._plant.touch()
+        put(self._plant, self._device, after, frozenset(n for n, names in _GROUPS.items() if written & names))
 
 
 def units_of(plant: Plant, device: int, unit_id: int = 1) -> dict[int, DeviceImage]:

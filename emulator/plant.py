@@ -23,6 +23,7 @@ from .errors import InvariantError
 from .feeder import FeederSolver
 from .fields import CONTROL, INPUT, LANES, PARAM, SLOW_TICKS, STATE, STATUS, TICKS_PER_S
 from .grid_settings import GridSettings, check, control_values, default_settings
+from .intake import Intake, through_intake
 from .model.battery import settle
 from .network import Coupling
 from .params import WITH_CAPACITY, params_of
@@ -111,6 +112,14 @@ class Plant:
         Field order and units as in `fields.py`; device d lies at ``[d // LANES, :, d % LANES]``.
     changes : ndarray of int64, shape (1,)
         `version`, where compiled code can look at it.
+    intake : Intake or None
+        What writes pass through.
+    sag_frac : Floats, shape (n,), or None
+        What is left of the feeder's voltage at each home [1].
+    factory_control : ndarray of float64
+        `control` as it was at the start.
+    forgetters : list of callable
+        Told the device whose settings were lost, see `intake.forget`.
 
     Notes
     -----
@@ -145,6 +154,9 @@ class Plant:
         self.input = np.zeros((tiles, len(INPUT), LANES))
         self.state = np.zeros((tiles, len(STATE), LANES))
         self.changes = np.zeros(1, np.int64)
+        self.intake: Intake | None = None
+        self.sag_frac: Floats | None = None
+        self.forgetters: list[Callable[[int], None]] = []
         if threads < 1:
             raise ValueError(f"threads must be at least 1, found {threads}")
         if threads > 1 and advance is _kernel.advance:
@@ -231,6 +243,7 @@ class Plant:
             self._set(self.control, CONTROL, name, one)
         reserve = np.array([f.control.reserve_soc_frac for f in self.profiles])
         self._set(self.control, CONTROL, "reserve_frac", reserve * self.params("has_reserve"))
+        self.factory_control = self.control.copy()
         for name, value in (
             ("grid_good", one),
             ("voltage_pu", one),
@@ -327,9 +340,9 @@ class Plant:
         self.unschedule(d, key)
         heapq.heappush(self._due, _Due(self._elapsed_ticks + ticks, d, key, revert))
 
-    def unschedule(self, d: int, key: str) -> None:
-        """Drop what `key` had scheduled for device `d`, if anything."""
-        self._due = [due for due in self._due if (due.device, due.key) != (d, key)]
+    def unschedule(self, d: int, key: str | None = None) -> None:
+        """Drop what `key`, or any key, had scheduled for device `d`, if anything."""
+        self._due = [due for due in self._due if due.device != d or key not in (None, due.key)]
         heapq.heapify(self._due)
 
     def scheduled_ticks(self, d: int, key: str) -> int:
@@ -386,6 +399,8 @@ class Plant:
             if self.coupling is not None:
                 span = min(ticks, self.step_ticks)
                 self.coupling.step(span)
+                if self.sag_frac is not None and self.coupling.feeder is not None:
+                    self.set_input("voltage_pu", self.inputs("voltage_pu") * self.sag_frac)
             self._advance(*arrays, self.n, span, coarse_ticks=self.step_ticks)
             self._elapsed_ticks += span
             ticks -= span
@@ -445,6 +460,7 @@ class Plant:
         low, high = -self.params("power_w_charge_max"), self.params("power_w_discharge_max")
         power_w = np.clip(np.where(grant, power_w, 0.0), low, high)
         ticks = np.minimum(np.where(grant, validity_ticks, 0), VALIDITY_TICKS_MAX).astype(np.float64)
+        before = None if self.intake is None else self.control.copy()
         for name, value, where in (
             ("set_ena", 1.0, grant),
             ("set_w", power_w, grant),
@@ -453,6 +469,8 @@ class Plant:
             ("reserve_frac", np.clip(reserve_soc_frac, 0.0, 1.0), keep),
         ):
             self.set_control(name, np.where(where, value, self.controls(name)))
+        if before is not None:
+            through_intake(self, before, {"set": grant, "reserve": keep})
 
 
 _ON_GRID: Final = float(STATUS.index("on_grid"))
