@@ -1,12 +1,13 @@
 """Messages of the model level: telemetry and commands on their way, as data.
 
 Rules of this file: one snapshot of all devices per poll, one arrival time per device and message; what is
-lost or late is decided by `messages`.
+lost or late is decided by `messages` and, where faults act, by `effects.messages`.  A command that is carried
+out without an answer is recorded as lost, for its sender does not know.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from ridethrough.controllers.contract import Commands, Floats, Telemetry, Times
@@ -15,8 +16,9 @@ from ridethrough.emulator.layout import quantise_soc
 from ridethrough.emulator.plant import NS_PER_TICK, Plant
 
 from .assembly import soc_steps
+from .effects.messages import MessageFaults
 from .effects.readings import ReadingFaults
-from .messages import LOST, Fates
+from .messages import COMMANDS, LOST, TELEMETRY, Fates
 from .record import OUTCOMES, RecordWriter
 from .scene import Scene
 from .units import SECOND_NS
@@ -38,24 +40,29 @@ class Readings:
     def __init__(self, world: World, plant: Plant, writer: RecordWriter) -> None:
         n = plant.n
         self._plant, self._writer = plant, writer
-        self._fates = Fates(world.seed, world.names, "telemetry", world.comms.timeout_ns)
-        self._faults = ReadingFaults(world.seed, world.names)
+        self._fates = Fates(world.seed, world.names, TELEMETRY)
+        self._network = MessageFaults(world.seed, world.names, TELEMETRY, world.comms.timeout_ns)
+        self._all = np.ones(n, dtype=np.bool_)
         self._step = soc_steps(world)
+        self._faults = ReadingFaults(world.seed, world.names, self._step)
         self._capacity_j = plant.params("capacity_j")
-        self._flying: list[tuple[Times, Times, Floats]] = []
+        self._flying: list[tuple[int, Times, Times, Floats]] = []
         self._unwritten: list[tuple[Times, Times, Floats]] = []
         self._known = np.full((len(_VALUES), n), np.nan)
+        self._taken_ns = np.full(n, -1, dtype=np.int64)
         self._measured_ns = np.full(n, -1, dtype=np.int64)
         self._received_ns = np.full(n, -1, dtype=np.int64)
 
     def poll(self, now_ns: int, scene: Scene) -> None:
         """Take one reading of every device and send it off."""
         measured_ns = np.full(self._plant.n, now_ns, dtype=np.int64)
-        values, measured_ns = self._faults.take(now_ns, scene.events(now_ns), self._reported(), measured_ns)
-        delay_ns = self._fates.draw(scene.conditions(now_ns))
+        events = scene.events(now_ns)
+        values, measured_ns = self._faults.take(now_ns, events, self._reported(), measured_ns)
+        drawn_ns = self._fates.draw(scene.conditions(now_ns), self._all)
+        delay_ns = self._network.meet(now_ns, events, drawn_ns, self._all).delay_ns
         taken = np.stack([values[name] for name in _VALUES])
         message = np.where(delay_ns == LOST, LOST, now_ns + delay_ns), measured_ns, taken
-        self._flying.append(message)
+        self._flying.append((now_ns, *message))
         self._unwritten.append(message)
         if len(self._unwritten) == _POLLS_PER_WRITE:
             self.flush()
@@ -84,16 +91,20 @@ class Readings:
         )
 
     def _deliver(self, now_ns: int) -> None:
-        """Let everything that has arrived by now replace what was known, the newest measurement last."""
+        """Let everything that has arrived by now replace what was known, the newest poll last.
+
+        The newest by the bench's own clock: a device's may be wrong.
+        """
         left = []
-        for arrival_ns, measured_ns, taken in self._flying:
+        for taken_ns, arrival_ns, measured_ns, taken in self._flying:
             here = (arrival_ns != LOST) & (arrival_ns <= now_ns)
-            fresh = here & (measured_ns >= self._measured_ns)
+            fresh = here & (taken_ns >= self._taken_ns)
+            self._taken_ns = np.where(fresh, taken_ns, self._taken_ns)
             self._known = np.where(fresh, taken, self._known)
             self._measured_ns = np.where(fresh, measured_ns, self._measured_ns)
             self._received_ns = np.where(fresh, arrival_ns, self._received_ns)
             if (arrival_ns > now_ns).any():
-                left.append((np.where(here, LOST, arrival_ns), measured_ns, taken))
+                left.append((taken_ns, np.where(here, LOST, arrival_ns), measured_ns, taken))
         self._flying = left
 
     def telemetry(self, now_ns: int, scene: Scene) -> Telemetry:
@@ -113,7 +124,8 @@ class Orders:
 
     def __init__(self, world: World, plant: Plant, writer: RecordWriter) -> None:
         self._plant, self._writer = plant, writer
-        self._fates = Fates(world.seed, world.names, "commands", world.comms.timeout_ns)
+        self._fates = Fates(world.seed, world.names, COMMANDS)
+        self._network = MessageFaults(world.seed, world.names, COMMANDS, world.comms.timeout_ns)
         self._flying: list[tuple[Times, Commands]] = []
         self._low_w = -plant.params("power_w_charge_max")
         self._high_w = plant.params("power_w_discharge_max")
@@ -129,18 +141,23 @@ class Orders:
         asked = ~np.isnan(commands.power_w) | ~np.isnan(commands.reserve_soc_frac)
         if not asked.any():
             return
-        delay_ns = self._fates.draw(scene.conditions(now_ns))
-        arrival_ns = -(-(now_ns + delay_ns) // SECOND_NS) * SECOND_NS
+        drawn_ns = self._fates.draw(scene.conditions(now_ns), asked)
+        met = self._network.meet(now_ns, scene.events(now_ns), drawn_ns, asked)
+        arrives = met.delay_ns != LOST
+        arrival_ns = np.where(arrives, _whole_second_ns(now_ns + met.delay_ns), LOST)
         out_of_range = (commands.power_w < self._low_w) | (commands.power_w > self._high_w)
         no_reserve = ~np.isnan(commands.reserve_soc_frac) & ~self._has_reserve
-        outcome = np.where(out_of_range | no_reserve, OUTCOMES.index("refused"), OUTCOMES.index("delivered"))
-        outcome = np.where(delay_ns == LOST, OUTCOMES.index("lost"), outcome)
-        arrival_ns = np.where(delay_ns == LOST, LOST, arrival_ns)
+        unfit = out_of_range | no_reserve
+        lost = (~arrives & ~met.refused) | met.unheard
+        refused = ~lost & (unfit | met.refused)
+        outcome = np.where(lost, OUTCOMES.index("lost"), OUTCOMES.index("delivered"))
+        outcome = np.where(refused, OUTCOMES.index("refused"), outcome)
+        answered_ns = np.where(arrives, arrival_ns, _whole_second_ns(now_ns))
         d = np.flatnonzero(asked)
         self._writer.append_commands(
             {
                 "t_ns": np.full(d.size, now_ns, dtype=np.int64),
-                "arrival_ns": arrival_ns[d],
+                "arrival_ns": np.where(lost, LOST, answered_ns)[d],
                 "device": d,
                 "power_w": commands.power_w[d],
                 "validity_s": commands.validity_s[d],
@@ -148,9 +165,14 @@ class Orders:
                 "outcome": outcome[d],
             }
         )
-        taken = asked & (outcome == OUTCOMES.index("delivered"))
+        taken = asked & arrives & ~unfit
         if taken.any():
             self._flying.append((np.where(taken, arrival_ns, LOST), commands))
+        for row, delay_ns in met.copies:
+            if taken[row]:
+                again_ns = np.full(asked.size, LOST, dtype=np.int64)
+                again_ns[row] = _whole_second_ns(now_ns + delay_ns)
+                self._flying.append((again_ns, commands))
 
     def deliver(self, now_ns: int) -> None:
         """Write to the devices what has arrived by now."""
@@ -164,3 +186,8 @@ class Orders:
             if (arrival_ns > now_ns).any():
                 left.append((np.where(here, LOST, arrival_ns), commands))
         self._flying = left
+
+
+def _whole_second_ns(t_ns: Any) -> Any:
+    """Return the next whole second, of one instant or of an array of them [ns]."""
+    return -(-t_ns // SECOND_NS) * SECOND_NS
