@@ -3,6 +3,9 @@
 Duty: find it, ask it, and check its answers.  A controller that raises, hangs or answers nonsense is the
 controller's failure in the verdict, never the bench's crash.
 Rule of this file: nothing of the truth passes through here.
+
+A controller in the bench's own process is trusted not to harm it: one that catches everything, holds the
+interpreter's lock or ends the process takes the bench with it.  `candidate_process` keeps such a one apart.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from ridethrough.controllers.contract import Commands, Controller, Pool, Telemetry
@@ -34,12 +37,49 @@ DEADLINE_S: Final = 30.0
 VALIDITY_S_MIN, VALIDITY_S_MAX = 1.0, 86_400.0
 PERIOD_S_MIN, PERIOD_S_MAX = 0.1, 86_400.0
 
+TOLD_CHARS_MAX: Final = 400
+"""An error's own words are kept up to this length: they end up in the verdict."""
+
 
 class ControllerError(BaseException):
     """The candidate failed; the message says how, in words for the verdict.
 
     Not an `Exception`: a candidate that catches all of those must not catch its own deadline.
     """
+
+
+class Asked(Protocol):
+    """One instance of a controller as the bench sees it, wherever it runs.
+
+    Attributes
+    ----------
+    period_ns : int
+        Time between its decisions [ns].
+    fault : str or None
+        How it failed, once it has; from then on it is not asked again and commands nothing.
+    fault_ns : int
+        When that was, on the bench's clock; −1 before [ns].
+    output : str
+        What it has printed, where that was caught.
+    """
+
+    @property
+    def period_ns(self) -> int: ...  # noqa: D102  # the class says it
+    @property
+    def fault(self) -> str | None: ...  # noqa: D102
+    @property
+    def fault_ns(self) -> int: ...  # noqa: D102
+    @property
+    def output(self) -> str: ...  # noqa: D102
+
+    def enroll(self, now_ns: int = 0) -> None:
+        """Hand over the pool."""
+
+    def decide(self, now_ns: int, telemetry: Telemetry) -> Commands:
+        """Return the controller's checked commands; none after it failed."""
+
+    def close(self) -> None:
+        """Let go of it; it is not asked again."""
 
 
 def load_controller(name: str) -> Controller:
@@ -65,11 +105,11 @@ def load_controller(name: str) -> Controller:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module can fail to import in any way
-        raise ScenarioError(f"controller {name!r}: importing {module_name} failed: {_told(error)}") from error
+        raise ScenarioError(f"controller {name!r}: importing {module_name} failed: {told(error)}") from error
     try:
         made = getattr(module, class_name)()
     except Exception as error:
-        raise ScenarioError(f"controller {name!r}: making {class_name} failed: {_told(error)}") from error
+        raise ScenarioError(f"controller {name!r}: making {class_name} failed: {told(error)}") from error
     if not isinstance(made, Controller):
         raise ScenarioError(
             f"controller {name!r}: needs period_s, enroll(pool) and decide(now_ns, telemetry); "
@@ -83,8 +123,15 @@ def load_controller(name: str) -> Controller:
     return made
 
 
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def told(error: BaseException) -> str:
+    """Return an error in words that fit a verdict, whatever its own text does."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a candidate's error may fail even at saying what it is
+        text = ""
+    if len(text) > TOLD_CHARS_MAX:
+        text = text[:TOLD_CHARS_MAX] + " ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextmanager
@@ -121,7 +168,11 @@ class Candidate:
         How the controller failed, once it has; from then on it is not asked again and commands nothing.
     fault_ns : int
         When that was, on the bench's clock; −1 before.
+    output : str
+        Empty: what it prints goes where the bench's own words go.
     """
+
+    output = ""
 
     def __init__(self, controller: Controller, pool: Pool) -> None:
         self._controller = controller
@@ -130,9 +181,9 @@ class Candidate:
         self.fault: str | None = None
         self.fault_ns = -1
 
-    def enroll(self) -> None:
+    def enroll(self, now_ns: int = 0) -> None:
         """Hand over the pool."""
-        self._ask(0, "enroll", lambda: self._controller.enroll(self._pool))
+        self._ask(now_ns, "enroll", lambda: self._controller.enroll(self._pool))
 
     def decide(self, now_ns: int, telemetry: Telemetry) -> Commands:
         """Return the controller's checked commands; none after it failed."""
@@ -143,9 +194,13 @@ class Candidate:
         problem = complaint(answer, n)
         if problem is None:
             assert isinstance(answer, Commands)
-            return answer
+            # Copies: what has been commanded is not the controller's to change any more.
+            return Commands(answer.power_w.copy(), answer.validity_s.copy(), answer.reserve_soc_frac.copy())
         self._fail(now_ns, f"decide answered nonsense: {problem}")
         return Commands.none(n)
+
+    def close(self) -> None:
+        """Let go of it; in the bench's own process there is nothing to do."""
 
     def _fail(self, now_ns: int, fault: str) -> None:
         self.fault, self.fault_ns = fault, now_ns
@@ -160,7 +215,7 @@ class Candidate:
         except ControllerError as fault:
             self._fail(now_ns, str(fault))
         except Exception as error:  # whatever a candidate raises is its own failure
-            self._fail(now_ns, f"{doing} raised {_told(error)}")
+            self._fail(now_ns, f"{doing} raised {told(error)}")
         except SystemExit as error:
             self._fail(now_ns, f"{doing} called exit({error.code!r})")
         return None

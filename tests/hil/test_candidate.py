@@ -12,8 +12,9 @@ import pytest
 from ridethrough.controllers.contract import Commands, Pool, Telemetry
 from ridethrough.emulator.errors import ScenarioError
 from ridethrough.hil import candidate as candidate_module
+from ridethrough.hil.assembly import make_plant, make_pool
 from ridethrough.hil.bench import run
-from ridethrough.hil.candidate import BUNDLED, complaint, load_controller
+from ridethrough.hil.candidate import BUNDLED, Candidate, complaint, load_controller, told
 from ridethrough.hil.files import scenario_from_dict
 from ridethrough.hil.record import read_record
 from ridethrough.hil.world import World, build_world
@@ -162,3 +163,27 @@ def test_nonsense_is_named(field: str, value: float, said: str) -> None:
     found = complaint(Commands(**{**sound, field: np.array([value])}), 1)
     assert found is not None
     assert said in found
+
+
+def test_an_error_that_cannot_say_what_it_is_is_told_by_its_name() -> None:
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("not even this")
+
+    assert told(UnspeakableError()) == "UnspeakableError"
+    assert told(ValueError("two\n  lines")) == "ValueError: two lines"
+    assert len(told(ValueError("x" * 10_000_000))) < 500
+
+
+def test_what_was_commanded_is_not_the_controller_s_to_change_any_more(world: World) -> None:
+    class Changes(Hostile):
+        def decide(self, now_ns: int, telemetry: Telemetry) -> Commands:
+            self.said = Commands(np.zeros(self.n), np.full(self.n, 60.0), np.full(self.n, np.nan))
+            return self.said
+
+    controller = Changes()
+    candidate = Candidate(controller, make_pool(world, make_plant(world)))
+    candidate.enroll()
+    commands = candidate.decide(0, None)  # type: ignore[arg-type]  # it does not look
+    controller.said.power_w[:] = 5000.0
+    assert commands.power_w.tolist() == [0.0]
