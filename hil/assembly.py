@@ -171,6 +171,7 @@ def make_header(
         "start_of_day_ns": world.start_of_day_ns,
         "duration_ns": world.duration_ns,
         "window_from_ns": world.window_from_ns,
+        "heal_ns": world.heal_ns,
         "status_names": list(STATUS),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
         "comms": {

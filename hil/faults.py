@@ -1,27 +1,31 @@
-"""The fault catalogue: what can be done to a pool, as data.
+"""Events: what a scenario says is done to its pool, and what that comes to in a run.
 
-Duty: say for each kind of fault what a user writes, within which ranges, and what it endangers.
-Rules: a fault is never code; it has a start, an end, targets and parameters, all fixed before the run.  How
-it acts is the business of the plant and of the network; here is only what it means.  The sources' numbers
-(C6, T1, G2 ...) are those of the project's fault survey.
+Duty: read one event of a scenario against the fault catalogue, write it back, describe it to editors; and
+`Event`, the same resolved, which is all that the bench is given.
+Rules: a fault is never code; it has a start, an end, targets and parameters, all fixed before it begins.
+What a fault is stands in its file of the catalogue (`fault_files`), how it acts in `effects`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 from ridethrough.emulator.errors import ScenarioError
 
-from .units import Written, duration, instant, ratio, shown
+from .fault_files import CLASSES, FOR, RESERVED, FaultKind, fault_names, load_fault, unknown_fault
+from .fault_params import Value, told
+from .mistakes import Finding
+from .units import Written, instant, shown
 
 Params = dict[str, float | str]
+Target = str | tuple[str | int, ...]
 
 
-def _target(value: object) -> str | tuple[str | int, ...]:
+def _target(value: object) -> Target:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list | tuple) and value and all(_is_device(item) for item in value):
@@ -35,201 +39,162 @@ def _is_device(item: object) -> bool:
     return (isinstance(item, str) and bool(item)) or (isinstance(item, int) and not isinstance(item, bool))
 
 
-_TARGET_SCHEMA: dict[str, Any] = {
-    "description": "all, the name of a group or device, or a list of names and numbers (counted from 1)",
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
-    ],
-}
+AT: Final = instant()
+"""Start of an event, counted from midnight of the start day."""
 
-Target = Annotated[
-    str | tuple[str | int, ...],
-    Written(_target, lambda target: target if isinstance(target, str) else list(target), _TARGET_SCHEMA),
-]
-
-
-class EventSpec(BaseModel):
-    """What every event states: when, how long and to whom."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    at: Annotated[int, instant()]
-    """Start, counted from midnight of the start day [ns]."""
-    for_: Annotated[int, duration("20ms", "366d")] = Field(alias="for")
-    """Length [ns]."""
-    target: Target
-
-    @property
-    def params(self) -> Params:
-        """The fault's own parameters, with units in their names."""
-        return {}
+TARGET: Final = Written(
+    _target,
+    lambda target: target if isinstance(target, str) else list(target),
+    {
+        "description": "all, the name of a group or device, or a list of names and numbers (counted from 1)",
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+        ],
+    },
+)
+"""Who it happens to."""
 
 
-class GridOutage(EventSpec):
-    """The grid is lost at the targets' service entrance."""
-
-    fault: Literal["grid.outage"]
-
-
-class CommsLatency(EventSpec):
-    """Messages to and from the targets take longer, on top of the scenario's own latency."""
-
-    fault: Literal["comms.latency"]
-    mean: Annotated[int, duration("0s", "10min", ticks=False)]
-    """Mean of the added one-way delay [ns]."""
-    p99: Annotated[int, duration("0s", "1h", ticks=False)]
-    """99th percentile of the added one-way delay [ns]."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> CommsLatency:
-        check_latency(self.mean, self.p99)
-        return self
-
-    @property
-    def params(self) -> Params:
-        """The added delays [s]."""
-        return {"latency_s_mean": self.mean / 1e9, "latency_s_p99": self.p99 / 1e9}
-
-
-class CommsLoss(EventSpec):
-    """Messages to and from the targets are lost, each on its own, on top of the scenario's own loss."""
-
-    fault: Literal["comms.loss"]
-    probability: Annotated[float, ratio()]
-
-    @property
-    def params(self) -> Params:
-        """The probability that one message is lost [1]."""
-        return {"loss_frac": self.probability}
-
-
-class CommsPartition(EventSpec):
-    """No message passes between the controller and the targets, in the stated direction."""
-
-    fault: Literal["comms.partition"]
-    direction: Literal["both", "commands", "telemetry"] = "both"
-
-    @property
-    def params(self) -> Params:
-        """What is cut: both, commands or telemetry."""
-        return {"direction": self.direction}
-
-
-class TelemetryFrozen(EventSpec):
-    """The targets' readings repeat those taken when the fault began."""
-
-    fault: Literal["telemetry.frozen"]
-    stamp: Literal["frozen", "fresh"] = "frozen"
-
-    @property
-    def params(self) -> Params:
-        """Whether the time stamp freezes too, or lies and moves on."""
-        return {"stamp": self.stamp}
-
-
-AnyEvent = Annotated[
-    GridOutage | CommsLatency | CommsLoss | CommsPartition | TelemetryFrozen, Field(discriminator="fault")
-]
-
-
-def check_latency(mean_ns: int, p99_ns: int) -> None:
-    """Refuse a 99th percentile that no delay with this mean has.
-
-    Raises
-    ------
-    ValueError
-        Unless ``mean_ns <= p99_ns <= 14 mean_ns``.
-
-    Notes
-    -----
-    A log-normal delay with shape s has p99/mean = exp(2.326 s - s²/2), which never exceeds 14.97.
-    """
-    if not mean_ns <= p99_ns <= 14 * mean_ns:
-        raise ValueError(
-            f"found mean {mean_ns / 1e6:g}ms, p99 {p99_ns / 1e6:g}ms; allowed p99 from 1 to 14 times the mean"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FaultKind:
-    """One row of the catalogue.
+@dataclass(frozen=True)
+class EventSpec:
+    """One event of a scenario, checked.
 
     Attributes
     ----------
-    name : str
-        As written in a scenario.
-    spec : type of EventSpec
-        What a user writes, checked.
-    what : str
-        What happens, in plain words.
-    source : str
-        Where it was seen.
-    at_risk : tuple of str
-        Invariants it endangers.
-    levels : tuple of str
-        Where the bench can inject it.
+    fault : str
+        Name in the catalogue.
+    at : int
+        Start, counted from midnight of the start day [ns].
+    for_ : int
+        Length [ns].
+    target : str, tuple or None
+        Who it happens to; None for a fault of the controller.
+    given : dict
+        The fault's own parameters as the program keeps them, defaults included.
     """
 
-    name: str
-    spec: type[EventSpec]
-    what: str
-    source: str
-    at_risk: tuple[str, ...]
-    levels: tuple[str, ...]
+    fault: str
+    at: int
+    for_: int
+    target: Target | None
+    given: Mapping[str, Value] = field(default_factory=dict, hash=False)
+
+    @property
+    def params(self) -> Params:
+        """The fault's own parameters as the code is given them, with units in their names."""
+        known = load_fault(self.fault).params
+        return {param.key: param.in_event(self.given[name]) for name, param in known.items()}
 
 
-_KINDS = (
-    FaultKind(
-        "grid.outage",
-        GridOutage,
-        "Voltage at the targets goes to zero at once and returns at once. Each home's transfer switch opens, "
-        "its inverter forms an island for the backup panel, and after the return it waits to connect.",
-        "G2 unplanned outage; G4 and G5 when it meets a charge or a discharge; G9 when it outlasts the "
-        "promise; G12 when only some homes are out.",
-        ("RDY", "DEL", "REC", "EXP", "AIS"),
-        ("mil", "hil"),
-    ),
-    FaultKind(
-        "comms.latency",
-        CommsLatency,
-        "Every message to and from the targets takes an extra delay with the given mean and 99th percentile, "
-        "drawn for each message. Messages may overtake one another; those later than the time-out are "
-        "abandoned.",
-        "C1 fixed latency (a single write took 39 s in the field); C2 jitter with a heavy tail.",
-        ("RDY", "FRE"),
-        ("mil", "hil"),
-    ),
-    FaultKind(
-        "comms.loss",
-        CommsLoss,
-        "Every message to and from the targets is lost with the given probability, each on its own.",
-        "C3 drop of one request or reply.",
-        ("FRE", "TRU"),
-        ("mil", "hil"),
-    ),
-    FaultKind(
-        "comms.partition",
-        CommsPartition,
-        "Nothing passes between the controller and the targets: in both directions, or only commands are "
-        "lost, or only telemetry. Devices carry on with what they were last told until it reverts.",
-        "C6 full partition; C7 one-way partition (commands lost while telemetry is fine, or the reverse).",
-        ("RDY", "VAN"),
-        ("mil", "hil"),
-    ),
-    FaultKind(
-        "telemetry.frozen",
-        TelemetryFrozen,
-        "Readings of the targets repeat those of the fault's first instant while the device goes on. With "
-        "stamp frozen their age shows it; with stamp fresh they claim to be new.",
-        "T1 stale SoC with a live connection (a cloud answers from a frozen snapshot); T2 frozen BMS.",
-        ("RDY", "DEL"),
-        ("mil", "hil"),
-    ),
-)
+def read_event(data: object) -> tuple[EventSpec | None, list[Finding]]:
+    """Return an event as written in a scenario, or None and everything that is wrong with it."""
+    if not isinstance(data, Mapping):
+        return None, [((), f"found {shown(data)}; allowed a mapping with {', '.join(RESERVED)}")]
+    findings: list[Finding] = []
+    kind = _kind(data, findings)
+    common: dict[str, Any] = {}
+    for name, form in _forms(kind).items():
+        if name not in data:
+            if kind is None:
+                continue  # which keys there must be depends on the fault
+            findings.append(((name,), f"found nothing; allowed {form.schema['description']}"))
+            continue
+        try:
+            common[name] = form.parse(data[name])
+        except ScenarioError as error:
+            findings.append(((name,), str(error)))
+    given: dict[str, Value] = {}
+    if kind is not None:
+        known = ("fault", *_forms(kind))
+        given = kind.read({k: v for k, v in data.items() if k not in known}, findings, extra=known)
+    if kind is None or findings:
+        return None, findings
+    return EventSpec(kind.fault, common["at"], common["for"], common.get("target"), given), []
 
-FAULTS: Mapping[str, FaultKind] = MappingProxyType({kind.name: kind for kind in _KINDS})
-"""Every fault a scenario may name."""
+
+def _kind(data: Mapping[str, Any], findings: list[Finding]) -> FaultKind | None:
+    name = data.get("fault")
+    if not isinstance(name, str) or name not in fault_names():
+        findings.append((("fault",), unknown_fault(name)))
+        return None
+    return load_fault(name)
+
+
+def _forms(kind: FaultKind | None) -> dict[str, Written]:
+    """Return how what every event of a kind says is written."""
+    forms = {"at": AT, "for": FOR, "target": TARGET}
+    if kind is not None and kind.acts_on == "controller":
+        del forms["target"]
+    return forms
+
+
+def write_event(event: EventSpec) -> dict[str, Any]:
+    """Return an event as a user writes it."""
+    kind = load_fault(event.fault)
+    said: dict[str, Any] = {"at": event.at, "for": event.for_, "target": event.target}
+    forms = _forms(kind)
+    plain = {name: form.write(said[name]) for name, form in forms.items()}
+    params = {name: param.written.write(event.given[name]) for name, param in kind.params.items()}
+    return {"at": plain["at"], "fault": event.fault, **plain, **params}
+
+
+def event_schema(kind: FaultKind) -> dict[str, Any]:
+    """Return the JSON Schema of the events of one fault."""
+    forms = _forms(kind)
+    properties: dict[str, Any] = {"fault": {"const": kind.fault, "description": kind.what}}
+    properties |= {name: dict(form.schema) for name, form in forms.items()}
+    for name, param in kind.params.items():
+        default = {} if param.required else {"default": param.default}
+        properties[name] = {**param.written.schema, **default}
+    required = ["fault", *forms, *(name for name, param in kind.params.items() if param.required)]
+    return {
+        "type": "object",
+        "title": kind.fault,
+        "additionalProperties": False,
+        "properties": properties,
+        "required": required,
+    }
+
+
+class _Form:
+    """Tells pydantic how an event is read and written."""
+
+    def _read(self, value: object) -> EventSpec:
+        if isinstance(value, EventSpec):
+            return value
+        event, findings = read_event(value)
+        told(iter(findings))
+        assert event is not None
+        return event
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._read,
+            serialization=core_schema.plain_serializer_function_ser_schema(write_event, when_used="json"),
+        )
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # Which faults there are is put in by `scenario.scenario_schema`: messages do without, and reading
+        # the whole catalogue for each of them would take half a second.
+        return {"type": "object", "description": f"an event with {', '.join(RESERVED)}"}
+
+
+AnyEvent = Annotated[EventSpec, _Form()]
+
+
+def catalogue() -> dict[str, FaultKind]:
+    """Return every fault, in the order of the survey: class by class, row by row.
+
+    Raises
+    ------
+    ScenarioError
+        When a file is wrong.
+    """
+    kinds = [load_fault(name) for name in fault_names()]
+    letters = "".join(CLASSES.values())
+    kinds.sort(key=lambda kind: (letters.index(kind.row[0]), int(kind.row[1:]), kind.fault))
+    return {kind.fault: kind for kind in kinds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +204,12 @@ class Event:
     Attributes
     ----------
     number : int
-        Position in the scenario's list, from 1; kept when a window leaves others out.
+        Position in the scenario's list, from 1, then those of its storm; kept when a window leaves others
+        out.
     fault : str
-        Name in `FAULTS`.
+        Name in the catalogue.
     targets : tuple of int
-        Rows of the pool it acts on, ascending.
+        Rows of the pool it acts on, ascending; none when it acts on the controller.
     start_ns, end_ns : int
         When it acts, ``[start_ns, end_ns)`` on the bench's clock [ns].
     params : dict

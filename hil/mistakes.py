@@ -60,7 +60,7 @@ def _finding(item: Any, data: object, schema: Schema) -> Finding:
         return path, f"found unknown key {shown(word)}{did_you_mean(word, known)}; allowed {', '.join(known)}"
     if kind == "missing":
         return path, f"found nothing; allowed {_allowed(schema, node)}"
-    if kind == "quantity":
+    if kind in ("quantity", "found"):
         return path, str(item["msg"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = str(item["ctx"]["discriminator"]).strip("'")
@@ -82,7 +82,7 @@ def _place(loc: tuple[str | int, ...], data: object, kind: str) -> tuple[Place, 
     value: Any = data
     for number, part in enumerate(loc):
         last = number == len(loc) - 1
-        if isinstance(value, dict) and (part in value or (last and kind == "missing")):
+        if isinstance(value, dict) and (part in value or (last and kind in ("missing", "found"))):
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]

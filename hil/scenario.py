@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 from ridethrough.emulator.errors import ScenarioError
 from ridethrough.emulator.profile import TRANSFER_S
 
-from .faults import AnyEvent, check_latency
+from .fault_params import check_latency
+from .faults import TARGET, AnyEvent, Target, catalogue, event_schema
 from .units import (
     DAY_NS,
     MINUTE_NS,
@@ -25,6 +26,7 @@ from .units import (
     checked_text,
     did_you_mean,
     duration,
+    instant,
     parse_date_time,
     parse_duration,
     parse_instant,
@@ -47,6 +49,7 @@ Name = Annotated[
 Count = Annotated[int, Field(ge=1, le=DEVICES_MAX)]
 Share = Annotated[float, ratio()]
 Contract = Literal["support", "served", "own"]
+FaultClass = Literal["comms", "telemetry", "device", "grid", "controller", "broker"]
 
 
 class _Strict(BaseModel):
@@ -292,6 +295,29 @@ class CommsSpec(_Strict):
     timeout: Annotated[int, duration("20ms", "1h")] = 5 * SECOND_NS
 
 
+class StormSpec(_Strict):
+    """Random faults, drawn from the seed, and then a time to heal."""
+
+    classes: Annotated[tuple[FaultClass, ...], Field(min_length=1)] = get_args(FaultClass)
+    """Of the catalogue."""
+    faults_per_hour: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
+    """Of each class, on average."""
+    until: Annotated[int, instant()] | None = None
+    """When the storm ends, from midnight of the start day; default: after three quarters of the run [ns]."""
+    core: Annotated[Target, TARGET] | None = None
+    """Devices that no permanent fault meets."""
+    permanent: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Faults of each class that begin in the storm and never end."""
+    swarm: bool = True
+    """Each seed leaves out each class with probability 1/2."""
+
+    @model_validator(mode="after")
+    def _once(self) -> StormSpec:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"found {', '.join(self.classes)} as classes; allowed each once")
+        return self
+
+
 def _price_kind(value: object) -> str:
     if isinstance(value, str):
         return "name"
@@ -334,6 +360,7 @@ class Scenario(_Strict):
     ] = "synthetic-ercot"
     comms: CommsSpec = CommsSpec()
     events: Annotated[tuple[AnyEvent, ...], Field(max_length=10_000)] = ()
+    storm: StormSpec | None = None
 
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -355,6 +382,9 @@ class Scenario(_Strict):
 def scenario_schema() -> dict[str, Any]:
     """Return the JSON Schema of scenario files, for editors."""
     schema = Scenario.model_json_schema(by_alias=True)
+    kinds = catalogue()
+    schema["$defs"] |= {name: event_schema(kind) for name, kind in kinds.items()}
+    schema["properties"]["events"]["items"] = {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in kinds]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -16,7 +16,8 @@ from ridethrough.emulator.errors import InvariantError, ScenarioError
 from ridethrough.emulator.feeder import Feeder
 from ridethrough.emulator.profile import DeviceProfile
 
-from .faults import EventSpec
+from .fault_files import FOR
+from .faults import AT, TARGET
 from .mistakes import Finding
 from .scenario import (
     CELLS_MAX,
@@ -94,6 +95,7 @@ def check_scenario(
     yield from _check_feeder(raw, people, load_feeder)
     yield from _check_community(raw, groups, people, load_device)
     yield from _check_events(raw, length_ns, people)
+    yield from _check_storm(mapping(raw.get("storm")), raw, length_ns, people)
 
 
 def _known_groups(groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, str | None]] | None:
@@ -251,9 +253,9 @@ def _check_events(raw: Mapping[str, Any], length_ns: int | None, people: Roster 
     start = _field(Scenario, "start", raw.get("start", START_DEFAULT))
     begin_ns = start_of_day_ns(start) if start is not None else None
     for number, event in enumerate(mapping(event) for event in events):
-        at_ns = _field(EventSpec, "at", event.get("at"))
-        for_ns = _field(EventSpec, "for_", event.get("for"))
-        target = _field(EventSpec, "target", event.get("target"))
+        at_ns = _read(Annotated[Any, AT], event.get("at"))
+        for_ns = _read(Annotated[Any, FOR], event.get("for"))
+        target = _read(Annotated[Any, TARGET], event.get("target"))
         if at_ns is not None and begin_ns is not None and length_ns is not None:
             yield from _check_time(number, at_ns, for_ns, begin_ns, length_ns)
         if target is not None and people is not None:
@@ -261,6 +263,32 @@ def _check_events(raw: Mapping[str, Any], length_ns: int | None, people: Roster 
                 people.rows(target)
             except ScenarioError as error:
                 yield ("events", number, "target"), str(error)
+
+
+def _check_storm(
+    storm: Mapping[str, Any], raw: Mapping[str, Any], length_ns: int | None, people: Roster | None
+) -> Iterator[Finding]:
+    """Check that a storm ends inside the run, and that its core is in the pool and not all of it."""
+    until_ns = _read(Annotated[Any, AT], storm.get("until"))
+    start = _field(Scenario, "start", raw.get("start", START_DEFAULT))
+    if until_ns is not None and start is not None and length_ns is not None:
+        begin_ns = start_of_day_ns(start)
+        if not begin_ns < until_ns < begin_ns + length_ns:
+            span = f"{instant_text(begin_ns)} to {instant_text(begin_ns + length_ns)}"
+            yield (
+                ("storm", "until"),
+                f"found {instant_text(until_ns)}; allowed times between start and end of the run: {span}",
+            )
+    core = _read(Annotated[Any, TARGET], storm.get("core"))
+    if core is None or people is None:
+        return
+    try:
+        rows = people.rows(core)
+    except ScenarioError as error:
+        yield ("storm", "core"), str(error)
+        return
+    if len(rows) == len(people.names) and storm.get("permanent"):
+        yield ("storm", "core"), f"found all {len(rows)} devices; allowed one less, to have a permanent fault"
 
 
 def _check_time(

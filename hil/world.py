@@ -42,6 +42,7 @@ from .scenario import (
     start_of_day_ns,
     start_utc_ns,
 )
+from .storm import heal_ns, storm
 from .synthetic import ercot_prices, home_load_w, municipal_shelter_w, pv_w
 from .units import DAY_NS, MINUTE_NS, SECOND_NS, TICK_NS, duration_text, instant_text
 
@@ -114,7 +115,9 @@ class World:
         Day-ahead; empty when nothing is published; may reach past the end [$/MWh].
     price_step_ns : int
     events : tuple of Event
-        In the order of the scenario.
+        In the order of the scenario, then those of its storm.
+    heal_ns : int or None
+        End of its storm, from which on only permanent faults are in force; None without one [ns].
     start_of_day_ns : int
         Time of day at bench time 0, from the midnight of the scenario's first day [ns].
     duration_ns : int
@@ -148,6 +151,7 @@ class World:
     prices_ahead_usd_per_mwh: Floats
     price_step_ns: int
     events: tuple[Event, ...]
+    heal_ns: int | None
     start_of_day_ns: int
     duration_ns: int
     window_from_ns: int
@@ -175,6 +179,8 @@ class World:
             "source_voltage_pu": self.source_voltage_pu,
             "community": None if self.community is None else asdict(self.community),
         }
+        if self.heal_ns is not None:
+            plain["heal_ns"] = self.heal_ns
         total = hashlib.sha256(_FORMAT)
         total.update(json.dumps(plain, sort_keys=True).encode())
         for name, array in _arrays(self):
@@ -213,6 +219,7 @@ class World:
             prices_ahead_usd_per_mwh=np.repeat(self.prices_ahead_usd_per_mwh, fine)[first:],
             price_step_ns=step_ns,
             events=tuple(_clipped(self.events, from_ns, end_ns)),
+            heal_ns=None if self.heal_ns is None else max(0, self.heal_ns - from_ns),
             start_of_day_ns=self.start_of_day_ns + from_ns,
             duration_ns=duration_ns,
             window_from_ns=self.window_from_ns + from_ns,
@@ -292,6 +299,7 @@ def build_world(scenario: Scenario) -> World:
         prices_ahead_usd_per_mwh=ahead,
         price_step_ns=price_step_ns,
         events=tuple(_events(scenario, people, begin_ns)),
+        heal_ns=heal_ns(scenario),
         start_of_day_ns=begin_ns,
         duration_ns=scenario.duration,
         window_from_ns=0,
@@ -357,11 +365,10 @@ def _comms(spec: CommsSpec) -> Comms:
 
 
 def _events(scenario: Scenario, people: Roster, begin_ns: int) -> Iterator[Event]:
-    for number, event in enumerate(scenario.events, 1):
+    for number, event in enumerate(scenario.events + storm(scenario), 1):
         start_ns = event.at - begin_ns
-        yield Event(
-            number, event.fault, people.rows(event.target), start_ns, start_ns + event.for_, event.params
-        )
+        targets = () if event.target is None else people.rows(event.target)
+        yield Event(number, event.fault, targets, start_ns, start_ns + event.for_, event.params)
 
 
 def _load_and_pv(scenario: Scenario, people: Roster) -> tuple[Floats, Floats]:

@@ -274,7 +274,7 @@ def test_the_same_mistakes_in_plain_data_are_told_without_lines() -> None:
         "scenario: pool: found an empty list; allowed a list with at least one entry",
         "scenario: sede: found unknown key 'sede' (did you mean 'seed'?); "
         "allowed comms, community, description, duration, events, feeder, name, pool, prices, seed, "
-        "source_voltage_pu, start, time_zone",
+        "source_voltage_pu, start, storm, time_zone",
     ]
 
 

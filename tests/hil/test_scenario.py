@@ -371,6 +371,6 @@ def test_the_schema_describes_what_users_write() -> None:
     schema = scenario_schema()
     assert schema["properties"]["duration"]["type"] == "string"
     assert set(schema["required"]) == {"name", "duration", "pool"}
-    assert "for" in schema["$defs"]["GridOutage"]["properties"]
-    assert schema["$defs"]["GridOutage"]["additionalProperties"] is False
+    assert "for" in schema["$defs"]["grid.outage"]["properties"]
+    assert schema["$defs"]["grid.outage"]["additionalProperties"] is False
     assert set(schema["properties"]) == set(Scenario.model_fields)

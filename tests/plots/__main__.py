@@ -1,7 +1,8 @@
-"""Makes the figures of docs/model by running the plant: ``python -m tests.plots [NAME ...]``.
+"""Makes what is generated in docs: figures and tables of docs/model, pages of docs/faults.
 
-``make plots`` does all.  Each figure is two files: NAME.csv, the numbers, and NAME.svg, drawn from them; each
-table is NAME.md.  `--reference` steps in NumPy: the same numbers, a longer wait.
+``python -m tests.plots [NAME ...]``; ``make plots`` does all.  Each figure is two files: NAME.csv, the
+numbers that a run of the plant gives, and NAME.svg, drawn from them; each table is NAME.md; `faults` is all
+of docs/faults.  `--reference` steps in NumPy: the same numbers, a longer wait.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from pathlib import Path
 from ridethrough.emulator import reference
 from ridethrough.emulator.plant import Plant
 
+from tests.plots import faults
 from tests.plots.catalogue import FIGURES, FOLDER
 from tests.plots.figure import Figure
 from tests.plots.tables import TABLES, table
+
+FAULTS = "faults"
 
 
 def write(name: str, figure: Figure, folder: Path) -> None:
@@ -27,10 +31,11 @@ def write(name: str, figure: Figure, folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the figures and tables that are asked for, or all."""
-    names = [*FIGURES, *TABLES]
+    """Make what is asked for, or all."""
+    names = [*FIGURES, *TABLES, FAULTS]
     parser = argparse.ArgumentParser(
-        prog="python -m tests.plots", description="Make the figures of docs/model."
+        prog="python -m tests.plots",
+        description="Make the figures of docs/model and the pages of docs/faults.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; none: all")
     parser.add_argument("--reference", action="store_true", help="step in NumPy: the same numbers, slowly")
@@ -42,6 +47,8 @@ def main() -> None:
     for name in wanted.names or names:
         if name in FIGURES:
             write(name, FIGURES[name](make), FOLDER)
+        elif name == FAULTS:
+            faults.write()
         else:
             (FOLDER / f"{name}.md").write_text(table(name), encoding="utf-8")
         print(name, flush=True)
