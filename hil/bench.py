@@ -9,20 +9,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from .assembly import make_header, make_plant, make_pool
-from .candidate import Candidate, load_controller
+from .candidate_process import Limits, open_candidate
+from .effects.candidate import CandidateFaults
+from .effects.table import check_level
 from .judge import Verdict, judge
-from .live import TIMEOUT_S_MIN, LiveBench
+from .live import LiveBench, Network
 from .mil import run_mil
 from .pacer import check_speed
 from .record import PartInfo, RecordWriter, describe_folder, read_record, write_verdict
+from .sil import Memory
+from .sockets import TIMEOUT_S_MIN, Sockets
+from .virtual.loop import VirtualLoop
 from .world import World
 
-Level = Literal["mil", "hil"]
+Level = Literal["mil", "sil", "hil"]
+
+CONTROLLER_LOG: Final = "controller.log"
+"""What a controller has printed, beside its record; only where it was caught and there is any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,11 @@ def run(
     *,
     level: Level = "mil",
     speed: float = 1.0,
+    isolate: bool = False,
+    limits: Limits | None = None,
     progress: Callable[[int], None] | None = None,
     on_part: Callable[[PartInfo], None] | None = None,
+    opened: Callable[[Path], None] | None = None,
 ) -> Run:
     """Run a world against a controller, record it, and judge the record.
 
@@ -79,13 +91,19 @@ def run(
         Name or ``module:Class``, see `candidate.load_controller`.
     folder : Path
         Of the record; must not hold anything.
-    level : {"mil", "hil"}
+    level : {"mil", "sil", "hil"}
     speed : float
         At HIL, bench seconds per real second.
+    isolate : bool
+        Run the controller in a process of its own.
+    limits : Limits, optional
+        Of that process.
     progress : callable, optional
         Called often with the bench time [ns].
     on_part : callable, optional
         Called when a part of the record is safely on the disk.
+    opened : callable, optional
+        At HIL: faults can be injected while it runs; called with the bench's file, see `remote`.
 
     Raises
     ------
@@ -95,34 +113,49 @@ def run(
         The disk refused the record, or a device could not be reached.
     """
     check_speed(speed)
+    check_level(world.events, level)
     plant = make_plant(world)
     pool = make_pool(world, plant)
     if level == "hil":
         pool = replace(pool, delay_s_max=max(pool.delay_s_max, TIMEOUT_S_MIN * speed))
-    candidate = Candidate(load_controller(controller), pool)
-    header = make_header(
-        world, pool, plant, level=level, controller=controller, speed=speed if level == "hil" else None
-    )
+    shown_speed = speed if level == "hil" else None
+    header = make_header(world, pool, plant, level=level, controller=controller, speed=shown_speed)
     started_s = time.perf_counter()
-    writer = RecordWriter(folder, header, on_part=on_part)
-    candidate.enroll()
-    bench_fault = detail = ""
-    try:
-        if level == "mil":
-            run_mil(world, plant, candidate, writer, progress)
-        else:
-            live = LiveBench(world, plant, pool, candidate, writer, speed=speed, progress=progress)
-            asyncio.run(live.run())
-            bench_fault = live.bench_fault
-            if live.held_ns:
-                held_s = live.held_ns / 1e9
-                detail = f"the world stood still for {held_s:.1f} s because this machine could not keep up"
-    except KeyboardInterrupt:
-        writer.close("interrupted")
-        raise
+    candidate = CandidateFaults(lambda: open_candidate(controller, pool, isolate=isolate, limits=limits))
+    with closing(candidate):
+        writer = RecordWriter(folder, header, on_part=on_part)
+        candidate.enroll()
+        try:
+            if level == "mil":
+                run_mil(world, plant, candidate, writer, progress)
+                bench_fault, detail, stopped = "", "", False
+            else:
+                network: Network = (
+                    Memory(world.comms.timeout_ns)
+                    if level == "sil"
+                    else Sockets(speed, world.comms.timeout_ns, apart=isolate)
+                )
+                live = LiveBench(world, plant, pool, candidate, writer, network, progress, opened)
+                bench_fault, detail, stopped = _play(live, level)
+        except KeyboardInterrupt:
+            writer.close("interrupted")
+            raise
     reason = "completed" if candidate.fault is None else "controller failed"
-    writer.close(reason, detail=candidate.fault or detail, bench_fault=bench_fault)
+    writer.close(reason, detail=candidate.fault or detail, bench_fault=bench_fault, stopped=stopped)
+    if candidate.output:
+        (folder / CONTROLLER_LOG).write_text(candidate.output, encoding="utf-8", errors="replace")
     ended_s = time.perf_counter()
     verdict = judge(read_record(folder))
     write_verdict(folder, verdict.to_dict())
     return Run(folder, verdict, ended_s - started_s, time.perf_counter() - ended_s)
+
+
+def _play(live: LiveBench, level: Level) -> tuple[str, str, bool]:
+    """Run a bench on the loop of its level.
+
+    Returns what makes it unfit to judge, what else is to be told, and whether somebody stopped it.
+    """
+    with asyncio.Runner(loop_factory=VirtualLoop if level == "sil" else None) as runner:
+        runner.run(live.run())
+    stage = live.stage
+    return stage.fitness.fault, stage.fitness.detail, stage.stopped

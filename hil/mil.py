@@ -8,12 +8,13 @@ give the same record, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ridethrough.emulator.plant import NS_PER_TICK, Plant
 
-from .candidate import Candidate
+from .desk import Desk
 from .effects.candidate import CandidateFaults
-from .effects.orders import OrderFaults
+from .effects.orders import OrderFaults, limits_of
 from .effects.plant import PlantFaults
 from .record import RecordWriter
 from .scene import Scene
@@ -26,7 +27,11 @@ Progress = Callable[[int], None]
 
 
 def run_mil(
-    world: World, plant: Plant, candidate: Candidate, writer: RecordWriter, progress: Progress | None = None
+    world: World,
+    plant: Plant,
+    candidate: CandidateFaults,
+    writer: RecordWriter,
+    progress: Progress | None = None,
 ) -> None:
     """Run a world against a controller in virtual time.
 
@@ -35,7 +40,7 @@ def run_mil(
     world : World
     plant : Plant
         At its start.
-    candidate : Candidate
+    candidate : CandidateFaults
         Enrolled.
     writer : RecordWriter
         Left open.
@@ -44,8 +49,10 @@ def run_mil(
     """
     log = TruthLog(plant, writer)
     readings = Readings(world, plant, writer)
+    orders = Orders(world, plant, writer)
+    broker = OrderFaults(world.seed, world.names, limits=limits_of(plant), tell=writer.append_telemetry)
     try:
-        _Loop(world, plant, candidate, log, readings, Orders(world, plant, writer)).run(progress)
+        _Loop(world, plant, candidate, log, readings, orders, broker).run(progress)
     finally:  # an interrupted run keeps all that happened
         readings.flush()
         log.flush()
@@ -58,23 +65,23 @@ class _Loop:
         self,
         world: World,
         plant: Plant,
-        candidate: Candidate,
+        candidate: CandidateFaults,
         log: TruthLog,
         readings: Readings,
         orders: Orders,
+        broker: OrderFaults,
     ) -> None:
         self._world, self._plant, self._log = world, plant, log
         self._readings, self._orders = readings, orders
         self._scene = Scene(world)
-        self._period_ns = candidate.period_ns
-        self._candidate = CandidateFaults(candidate)
-        self._broker = OrderFaults(world.seed, world.names)
+        self._desk = Desk(candidate, broker)
         self._devices = PlantFaults(plant, world.seed, world.names)
 
     def run(self, progress: Progress | None) -> None:
         """Tick until the world's duration is over."""
-        world, plant, scene, log, orders = self._world, self._plant, self._scene, self._log, self._orders
-        now_ns = next_poll_ns = next_decision_ns = next_load_ns = next_edge_ns = 0
+        world, plant, scene, log = self._world, self._plant, self._scene, self._log
+        readings, orders = self._readings, self._orders
+        now_ns = next_poll_ns = next_load_ns = next_edge_ns = 0
         unsettled, restless, outage = log.unsettled(), False, False
         while now_ns < world.duration_ns:
             if now_ns >= min(next_load_ns, next_edge_ns):
@@ -84,14 +91,14 @@ class _Loop:
                 next_edge_ns = scene.next_edge_ns(now_ns)
             orders.deliver(now_ns)
             if now_ns >= next_poll_ns:
-                self._readings.poll(now_ns, scene)
+                readings.poll(now_ns, scene)
                 next_poll_ns += world.poll_ns
-            if now_ns >= next_decision_ns:
-                self._decide(now_ns)
-                next_decision_ns += self._period_ns
-            self._release(now_ns)
+            for commands in self._desk.turn(
+                now_ns, partial(readings.telemetry, now_ns, scene), scene.events(now_ns)
+            ):
+                orders.send(now_ns, commands, scene)
             coarse_ns = min(next_poll_ns, next_load_ns, next_edge_ns, world.duration_ns)
-            until_ns = min(coarse_ns, next_decision_ns, self._broker.next_ns() or coarse_ns)
+            until_ns = min(coarse_ns, self._desk.next_ns)
             if outage or restless or orders.any:
                 until_ns = min(until_ns, (now_ns // SECOND_NS + 1) * SECOND_NS)
             self._devices.step(now_ns, scene.events(now_ns))
@@ -106,14 +113,3 @@ class _Loop:
                 log.write(now_ns, before | unsettled)
             if progress is not None:
                 progress(now_ns)
-
-    def _decide(self, now_ns: int) -> None:
-        """Show the controller what the broker lets it see, and hand what it commands to the broker."""
-        events = self._scene.events(now_ns)
-        seen = self._broker.see(now_ns, self._readings.telemetry(now_ns, self._scene), events)
-        self._broker.send(now_ns, self._candidate.decide(now_ns, seen, events), events)
-
-    def _release(self, now_ns: int) -> None:
-        """Send to the devices what leaves the broker."""
-        for commands in self._broker.due(now_ns, self._scene.events(now_ns)):
-            self._orders.send(now_ns, commands, self._scene)

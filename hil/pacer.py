@@ -1,7 +1,7 @@
 """The real clock of a bench, and the plant that keeps up with it.
 
-Rule of this file: the only wall clock of the bench is the event loop's.  Bench time is real time since the
-start, times the speed; the plant follows it in steps of whole ticks.
+Rule of this file: the only clock of the bench is the event loop's.  Bench time is the loop's time since the
+start, times the speed; the plant follows it in steps of whole ticks.  In virtual time the loop jumps.
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ class RealClock:
     ----------
     speed : float
         Bench seconds per real second.
+    quantum_ns : int, optional
+        How far the plant moves at a time; default 100 ms, or 1 s when the bench runs fast [ns].
+    is_real : bool
+        The loop's time is real time.
     """
 
-    def __init__(self, speed: float) -> None:
-        self.speed = speed
+    def __init__(self, speed: float, quantum_ns: int | None = None, *, is_real: bool = True) -> None:
+        self.speed, self.is_real = speed, is_real
+        self.quantum_ns = quantum_ns or (SECOND_NS if speed >= _FAST else _QUANTUM_NS)
         self._start_s = asyncio.get_running_loop().time()
 
     def now_ns(self) -> int:
@@ -60,8 +65,3 @@ class RealClock:
     async def sleep_until(self, bench_ns: int) -> None:
         """Sleep until the bench time `bench_ns`; when it is past, only let others run."""
         await asyncio.sleep(max(0.0, self.real_s(bench_ns - self.now_ns())))
-
-    @property
-    def quantum_ns(self) -> int:
-        """How far the plant moves at a time: 100 ms, or 1 s when the bench runs fast [ns]."""
-        return SECOND_NS if self.speed >= _FAST else _QUANTUM_NS

@@ -105,6 +105,8 @@ class TruthLog:
         # By device and then by time, so that a row's predecessor is its neighbour.
         rows = self._rows[:count].T
         device, k = np.nonzero(rows)
+        if not device.size:  # instants at which nobody had a row
+            return
         state = _columns(self._state[:count], _STATE, rows)
         world = _columns(self._input[:count], _INPUT, rows)
         first = np.concatenate([[True], device[1:] != device[:-1]])

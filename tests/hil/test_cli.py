@@ -72,7 +72,7 @@ def test_json_carries_the_verdict_of_every_home(tmp_path: Path) -> None:
         (("run", "one-home", "--speed", "0", "--level", "hil"), "--speed 0: allowed 0.1 to 600"),
         (("run", "one-home", "--for", "30h"), "found a window from"),
         (("run", "one-home", "--for", "soon"), "found 'soon'; allowed a duration"),
-        (("run", "one-home", "--level", "sil"), "Invalid value for '--level'"),
+        (("run", "one-home", "--level", "pil"), "Invalid value for '--level'"),
         (("serve", "no-such"), "allowed a bundled profile, family or scenario"),
         (("serve", "home-13kwh-5kw", "--host", "0.0.0.0"), "Modbus has no authentication"),
         (("serve", "home-13kwh-5kw", "--soc", "1%"), "--soc 1.0%: allowed 5% to 100%"),

@@ -24,7 +24,9 @@ from ridethrough.hil.readings import Reading
 from ridethrough.hil.record import OUTCOMES, RecordWriter, describe_folder, read_record
 from ridethrough.hil.world import World, build_world
 
-LEVELS: tuple[Level, ...] = ("mil", "hil")
+from tests.hil.fit import fit_run
+
+LEVELS: tuple[Level, ...] = ("mil", "sil", "hil")
 COMMAND = (sys.executable, "-m", "ridethrough.hil.cli")
 DEVICES = ("home-13kwh-5kw", "home-10kwh-4kw", "home-11kwh-6kw-legacy", "municipal-500kwh-250kw")
 SPEED = 120.0
@@ -56,36 +58,39 @@ OUTAGE = {"at": "18:05", "fault": "grid.outage", "target": "all", "for": "5min"}
 
 
 @pytest.mark.parametrize("controller", ["hold", "reserve"])
-def test_the_verdict_over_real_sockets_agrees_with_the_model(controller: str, tmp_path: Path) -> None:
-    both = {
-        level: run(world(OUTAGE), controller, tmp_path / level, level=level, speed=SPEED) for level in LEVELS
-    }
+def test_the_verdict_is_the_same_at_three_levels(controller: str, tmp_path: Path) -> None:
+    both = {level: run(world(OUTAGE), controller, tmp_path / level, level=level) for level in LEVELS[:2]}
+    both["hil"] = fit_run(world(OUTAGE), controller, tmp_path / "hil", speed=SPEED)
     outcomes = {level: [home.outcome for home in done.verdict.homes] for level, done in both.items()}
-    assert outcomes["hil"] == outcomes["mil"] == ["held"] * len(DEVICES), both["hil"].verdict.reasons
+    assert outcomes["mil"] == ["held"] * len(DEVICES)
+    assert outcomes["sil"] == outcomes["mil"], both["sil"].verdict.reasons
+    assert outcomes["hil"] == outcomes["mil"], both["hil"].verdict.reasons
     records = {level: read_record(tmp_path / level) for level in both}
     # The same homes were dark for the same time, seen at the plant; and each was polled all along.
     for record in records.values():
         dark = record.truth["grid_good"] == 0
         assert record.truth["dt_ns"][dark].sum() == len(DEVICES) * 300 * 10**9
-    telemetry = records["hil"].telemetry
-    assert set(telemetry["device"]) == set(range(len(DEVICES)))
-    assert len(telemetry["device"]) > 0.5 * len(records["mil"].telemetry["device"])
-    assert set(telemetry["grid_good"]) == {0.0, 1.0}
+    for record, share in ((records["sil"], 0.99), (records["hil"], 0.5)):
+        telemetry = record.telemetry
+        assert set(telemetry["device"]) == set(range(len(DEVICES)))
+        assert len(telemetry["device"]) > share * len(records["mil"].telemetry["device"])
+        assert set(telemetry["grid_good"]) == {0.0, 1.0}
 
 
 def test_greed_is_caught_over_real_sockets_too(tmp_path: Path) -> None:
     source = {"name": "spike", "prices": "synthetic-ercot-tight", "seed": 1}
-    done = run(world(minutes=25, **source), "greedy", tmp_path / "r", level="hil", speed=SPEED)
+    done = fit_run(world(minutes=25, **source), "greedy", tmp_path / "r", speed=SPEED)
     commands = read_record(tmp_path / "r").commands
     delivered = commands["outcome"] == OUTCOMES.index("delivered")
     assert delivered.any()
-    mil = run(world(minutes=25, **source), "greedy", tmp_path / "m", level="mil")
-    assert done.verdict.outcome == mil.verdict.outcome
+    for level in LEVELS[:2]:
+        other = run(world(minutes=25, **source), "greedy", tmp_path / level, level=level)
+        assert other.verdict.outcome == done.verdict.outcome
 
 
 def test_a_partition_silences_real_devices(tmp_path: Path) -> None:
     cut = {"at": "18:05", "fault": "comms.partition", "target": [1], "for": "8min"}
-    run(world(cut, minutes=15), "hold", tmp_path / "r", level="hil", speed=SPEED)
+    fit_run(world(cut, minutes=15), "hold", tmp_path / "r", speed=SPEED)
     telemetry = read_record(tmp_path / "r").telemetry
     inside = (telemetry["measured_ns"] > 320 * 10**9) & (telemetry["measured_ns"] < 770 * 10**9)
     assert 0 not in telemetry["device"][inside]
@@ -97,7 +102,7 @@ def test_a_partition_silences_real_devices(tmp_path: Path) -> None:
 def test_frozen_registers_read_the_same_and_their_stamp_stands(tmp_path: Path) -> None:
     frozen = {"at": "18:03", "fault": "telemetry.frozen", "target": [1], "for": "8min", "stamp": "frozen"}
     fresh = {**frozen, "target": [2], "stamp": "fresh"}
-    run(world(frozen, fresh, minutes=12), "hold", tmp_path / "r", level="hil", speed=SPEED)
+    fit_run(world(frozen, fresh, minutes=12), "hold", tmp_path / "r", speed=SPEED)
     telemetry = read_record(tmp_path / "r").telemetry
     during = (telemetry["received_ns"] > 200 * 10**9) & (telemetry["received_ns"] < 640 * 10**9)
     stamps = {}
@@ -170,7 +175,7 @@ def test_a_cancellation_that_gets_lost_does_not_keep_the_bench_running(
         return Reading(0.9, 0.0, 0.0, 1.0, float("nan"))
 
     monkeypatch.setattr(Device, "telemetry", deaf)
-    done = run(world(minutes=2), "hold", tmp_path / "r", level="hil", speed=SPEED)
+    done = fit_run(world(minutes=2), "hold", tmp_path / "r", speed=SPEED)
     assert done.verdict.outcome == "held"
     assert read_record(tmp_path / "r").complete
 
@@ -191,7 +196,7 @@ def test_an_error_ends_the_run_though_an_actor_loses_its_cancellation(
     monkeypatch.setattr(Device, "telemetry", deaf)
     monkeypatch.setattr(RecordWriter, "flush", full)
     with pytest.raises(RidethroughError, match="no space left"):
-        run(world(minutes=5), "hold", tmp_path / "r", level="hil", speed=SPEED)
+        fit_run(world(minutes=5), "hold", tmp_path / "r", speed=SPEED)
 
 
 def test_a_full_disk_ends_the_run_with_one_plain_error(
@@ -203,7 +208,7 @@ def test_a_full_disk_ends_the_run_with_one_plain_error(
     monkeypatch.setattr(live, "FLUSH_S", 0.2)
     monkeypatch.setattr(RecordWriter, "flush", full)
     with pytest.raises(RidethroughError, match="no space left") as caught:
-        run(world(minutes=5), "hold", tmp_path / "r", level="hil", speed=SPEED)
+        fit_run(world(minutes=5), "hold", tmp_path / "r", speed=SPEED)
     assert not isinstance(caught.value, ExceptionGroup)
     assert describe_folder(tmp_path / "r").kind == "unfinished"
 
@@ -218,6 +223,6 @@ def test_every_device_is_polled_each_period_wherever_its_turn_lies(tmp_path: Pat
         "mean": "1s",
         "p99": "1500ms",
     }
-    run(world(slow, minutes=10), "hold", tmp_path / "r", level="hil", speed=SPEED)
+    fit_run(world(slow, minutes=10), "hold", tmp_path / "r", speed=SPEED)
     devices = list(read_record(tmp_path / "r").telemetry["device"])
     assert min(devices.count(d) for d in range(len(DEVICES))) >= 50  # of 60
