@@ -19,6 +19,7 @@ Framing = Literal["socket", "rtu", "ascii"]
 
 _HEADER_BYTES: Final = 7
 _LENGTH_MAX: Final = 254
+_READ: Final = 3
 _RTU_BYTES_MIN: Final = 5
 
 
@@ -47,7 +48,22 @@ def sift(framing: Framing, request: bytes, received: bytes) -> Sifted:
         return _sift_rtu(request, received)
     if framing == "ascii":
         return _sift_ascii(request, received)
+    if _is_plain(request, received):
+        return Sifted(received)
     return Sifted(received, frame_fault(request, received), stray_frame(request, received))
+
+
+def _is_plain(request: bytes, received: bytes) -> bool:
+    """Whether the whole and right answer to a read has come and nothing else: nearly always, and soon seen."""
+    if len(received) < _HEADER_BYTES + 2 or request[7] != _READ:
+        return False
+    size = received[8]
+    return (
+        size == 2 * (request[10] << 8 | request[11])
+        and len(received) == _HEADER_BYTES + 2 + size
+        and received[:8] == b"%b\0\0\0%c%b" % (request[:2], 3 + size, request[6:8])
+        and request[:2] != b"\0\0"
+    )
 
 
 def frame_fault(request: bytes, received: bytes) -> str:
