@@ -54,7 +54,7 @@ def sift(framing: Framing, request: bytes, received: bytes) -> Sifted:
 
 
 def _is_plain(request: bytes, received: bytes) -> bool:
-    """Whether the whole and right answer to a read has come and nothing else: nearly always, and soon seen."""
+    """Whether the whole and right answer to a read has come and nothing else, as it nearly always has."""
     if len(received) < _HEADER_BYTES + 2 or request[7] != _READ:
         return False
     size = received[8]
