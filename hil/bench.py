@@ -94,10 +94,8 @@ def run(
     level : {"mil", "sil", "hil"}
     speed : float
         At HIL, bench seconds per real second.
-    isolate : bool
-        Run the controller in a process of its own.
-    limits : Limits, optional
-        Of that process.
+    isolate, limits : bool, Limits
+        Run the controller in a process of its own, within these limits.
     progress : callable, optional
         Called often with the bench time [ns].
     on_part : callable, optional
@@ -118,44 +116,59 @@ def run(
     pool = make_pool(world, plant)
     if level == "hil":
         pool = replace(pool, delay_s_max=max(pool.delay_s_max, TIMEOUT_S_MIN * speed))
-    shown_speed = speed if level == "hil" else None
-    header = make_header(world, pool, plant, level=level, controller=controller, speed=shown_speed)
+    real = speed if level == "hil" else None
+    header = make_header(world, pool, plant, level=level, controller=controller, speed=real)
     started_s = time.perf_counter()
     candidate = CandidateFaults(lambda: open_candidate(controller, pool, isolate=isolate, limits=limits))
     with closing(candidate):
         writer = RecordWriter(folder, header, on_part=on_part)
         candidate.enroll()
+        end = _End()
         try:
             if level == "mil":
                 run_mil(world, plant, candidate, writer, progress)
-                bench_fault, detail, stopped = "", "", False
             else:
-                network: Network = (
-                    Memory(world.comms.timeout_ns)
-                    if level == "sil"
-                    else Sockets(speed, world.comms.timeout_ns, apart=isolate)
-                )
+                network = _network(world, level, speed, apart=isolate)
                 live = LiveBench(world, plant, pool, candidate, writer, network, progress, opened)
-                bench_fault, detail, stopped = _play(live, level)
+                end = _play(live, level)
         except KeyboardInterrupt:
             writer.close("interrupted")
             raise
-    reason = "completed" if candidate.fault is None else "controller failed"
-    writer.close(reason, detail=candidate.fault or detail, bench_fault=bench_fault, stopped=stopped)
-    if candidate.output:
-        (folder / CONTROLLER_LOG).write_text(candidate.output, encoding="utf-8", errors="replace")
+    _close(writer, candidate, end)
     ended_s = time.perf_counter()
     verdict = judge(read_record(folder))
     write_verdict(folder, verdict.to_dict())
     return Run(folder, verdict, ended_s - started_s, time.perf_counter() - ended_s)
 
 
-def _play(live: LiveBench, level: Level) -> tuple[str, str, bool]:
-    """Run a bench on the loop of its level.
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a bench came to its end: what makes it unfit to judge, what else is told, and a stop."""
 
-    Returns what makes it unfit to judge, what else is to be told, and whether somebody stopped it.
-    """
+    bench_fault: str = ""
+    detail: str = ""
+    stopped: bool = False
+
+
+def _network(world: World, level: Level, speed: float, *, apart: bool) -> Network:
+    """Return what leads to the devices at a level."""
+    timeout_ns = world.comms.timeout_ns
+    return Memory(timeout_ns) if level == "sil" else Sockets(speed, timeout_ns, apart=apart)
+
+
+def _play(live: LiveBench, level: Level) -> _End:
+    """Run a bench on the loop of its level."""
     with asyncio.Runner(loop_factory=VirtualLoop if level == "sil" else None) as runner:
         runner.run(live.run())
-    stage = live.stage
-    return stage.fitness.fault, stage.fitness.detail, stage.stopped
+    fitness = live.stage.fitness
+    return _End(fitness.fault, fitness.detail, live.stage.stopped)
+
+
+def _close(writer: RecordWriter, candidate: CandidateFaults, end: _End) -> None:
+    """Finish the record, and keep what the controller has printed."""
+    reason = "completed" if candidate.fault is None else "controller failed"
+    detail = candidate.fault or end.detail
+    writer.close(reason, detail=detail, bench_fault=end.bench_fault, stopped=end.stopped)
+    if candidate.output:
+        log = writer.folder / CONTROLLER_LOG
+        log.write_text(candidate.output, encoding="utf-8", errors="replace")

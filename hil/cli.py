@@ -17,23 +17,14 @@ import typer
 from ridethrough.emulator.errors import RidethroughError, ScenarioError
 
 from .advice import scenario_notes
-from .candidate import BUNDLED, load_controller
+from .candidate import BUNDLED
 from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
+from .cli_list import list_bundled
+from .cli_live import bench_now, check_external, clear, inject, opened, play_external, replay_record
 from .cli_serve import serve
-from .faults import FAULTS
-from .files import (
-    family_names,
-    feeder_names,
-    load_family,
-    load_feeder,
-    load_profile,
-    load_quirk,
-    load_scenario,
-    profile_names,
-    quirk_names,
-    scenario_names,
-)
+from .files import load_scenario
 from .show import Reporter, print_run
+from .storm import storm_note
 from .units import DAY_NS, parse_duration, parse_instant
 from .world import World, build_world
 
@@ -89,7 +80,24 @@ def run(
     controller: Annotated[
         str, typer.Option(help=f"{', '.join(BUNDLED)}, or module:Class of your own; it runs in this process.")
     ] = "reserve",
-    level: Annotated[Literal["mil", "hil"], typer.Option(help="Model, or real sockets and clock.")] = "mil",
+    level: Annotated[
+        Literal["mil", "sil", "hil"],
+        typer.Option(help="Model; real Modbus in virtual time; or real sockets and clock."),
+    ] = "mil",
+    isolate: Annotated[
+        bool, typer.Option(help="Run the controller in a process of its own, within limits.")
+    ] = False,
+    external: Annotated[
+        str | None,
+        typer.Option(help="At hil: a program that speaks Modbus to the devices, instead of --controller."),
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(help="At hil: a gateway to MQTT for programs: 'embedded', or mqtt://HOST:PORT."),
+    ] = None,
+    control: Annotated[
+        bool, typer.Option(help="At hil: let ridethrough inject and clear reach the run.")
+    ] = False,
     speed: Annotated[float, typer.Option(help="At hil: bench seconds per real second.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's own.")] = None,
     begin: Annotated[
@@ -108,22 +116,23 @@ def run(
     """Run one scenario against a controller and judge every promise."""
     from . import bench  # with the record and its Parquet, which serving and scanning do without
 
+    check_external(external, mqtt, level, isolate=isolate, control=control)
     world = _world(scenario, seed, begin, length)
-    folder = out if out is not None else _new_folder(world, controller, level)
+    own = external is None and mqtt is None
+    who = controller if own else "external"
+    folder = out if out is not None else _new_folder(world, who, level)
     kind = progress
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "none"
     try:
         with Reporter(world, kind) as reporter:
-            done = bench.run(
-                world,
-                controller,
-                folder,
-                level=level,
-                speed=speed,
-                progress=reporter.progress,
-                on_part=reporter.part,
-            )
+            watch: dict[str, Any] = {"progress": reporter.progress, "on_part": reporter.part}
+            if own:
+                watch |= {"speed": speed, "isolate": isolate, "opened": opened(control)}
+                done = bench.run(world, controller, folder, level=level, **watch)
+            else:
+                watch |= {"speed": speed, "control": control}
+                done = play_external(world, external, mqtt, folder, **watch)
     except KeyboardInterrupt:
         print(f"ridethrough: interrupted; what was recorded is in {folder}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -131,7 +140,7 @@ def run(
         facts = {"record": str(done.folder), "run_s": done.run_s, "judge_s": done.judge_s}
         _print_json({**facts, **done.verdict.to_dict()})
     else:
-        print_run(world, done, level, controller, everything=everything)
+        print_run(world, done, level, who, everything=everything)
     raise typer.Exit(done.verdict.exit_code)
 
 
@@ -146,37 +155,6 @@ def _new_folder(world: World, controller: str, level: str) -> Path:
     return bench.free_folder(runs, stem)
 
 
-@app.command("list")
-def list_bundled(
-    what: Annotated[
-        Literal["all", "devices", "families", "quirks", "feeders", "scenarios", "controllers", "faults"],
-        typer.Argument(help="Which list."),
-    ] = "all",
-    form: FormatOption = "table",
-) -> None:
-    """List what is bundled: devices, product families, quirks, feeders, scenarios, controllers, faults."""
-    lists: dict[str, dict[str, str]] = {
-        "devices": {name: load_profile(name).description for name in profile_names()},
-        "families": {name: load_family(name).description for name in family_names()},
-        "quirks": {name: load_quirk(name).description for name in quirk_names()},
-        "feeders": {name: load_feeder(name, 1, None).description for name in feeder_names()},
-        "scenarios": {name: load_scenario(name).description for name in scenario_names()},
-        "controllers": {name: load_controller(name).__doc__ or "" for name in BUNDLED},
-        "faults": {name: kind.what for name, kind in FAULTS.items()},
-    }
-    chosen = lists if what == "all" else {what: lists[what]}
-    if form == "json":
-        _print_json(chosen)
-        return
-    for title, entries in chosen.items():
-        if what == "all":
-            print(f"{title}:")
-        width = max(map(len, entries))
-        for name, text in entries.items():
-            said = text.splitlines()[0].split(". ")[0].rstrip(".")
-            print(f"{'  ' if what == 'all' else ''}{name:<{width}}  {said}")
-
-
 @app.command()
 def validate(
     files: Annotated[list[str], typer.Argument(help="Scenario files or bundled names.")],
@@ -188,8 +166,9 @@ def validate(
     for file in files:
         try:
             loaded = load_scenario(file)
-            build_world(loaded)
-            notes[file] = list(scenario_notes(loaded))
+            world = build_world(loaded)
+            told = storm_note(loaded, world.events)
+            notes[file] = [*([told] if told else []), *scenario_notes(loaded)]
         except ScenarioError as error:
             found[file] = str(error)
     if form == "json":
@@ -210,7 +189,12 @@ def validate(
     raise typer.Exit(2 if found else 0)
 
 
+app.command("list")(list_bundled)
 app.command("serve")(serve)
+app.command("inject")(inject)
+app.command("clear")(clear)
+app.command("bench")(bench_now)
+app.command("replay")(replay_record)
 app.command("scan")(scan_device)
 app.command("read")(read_points)
 app.command("write")(write_points)

@@ -9,8 +9,9 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -18,21 +19,57 @@ import typer
 from ridethrough.emulator.errors import ScenarioError
 
 from .cli_device import INTERRUPTED, FormatOption
+from .cli_live import mqtt_of
 from .files import load_family, load_profile, load_quirk, load_scenario
+from .live_serve import LiveServe, LiveWish, check_wish
 from .pacer import check_speed
 from .serving import Served, Site, loop_factory, one_device, serve_site, what_is, whole_world
 from .streams import stream
 from .target import AsciiTarget, RtuTarget, parse_target
 from .units import DAY_NS, parse_instant, parse_power_w, parse_ratio
 from .wires import Dress, Wire
-from .world import build_world
+from .world import World, build_world
 
 if TYPE_CHECKING:
+    from .mqtt.standing import Mqtt
     from .pki import Pki
 
 _DAY_S: Final = 86_400
 BAUD: Final = 9600
 """Of a serial line for which no other is asked."""
+
+
+GatewayOption = Annotated[
+    bool, typer.Option(help="Put up to 100 devices behind each port: inverter i, its meter at i + 100.")
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Modbus/TCP Security, with throw-away certificates.")]
+PkiOption = Annotated[
+    Path | None, typer.Option(help="With --tls: folder of the certificates; made if it is not there.")
+]
+RtuTcpOption = Annotated[bool, typer.Option("--rtu-tcp", help="RTU frames over TCP, as converters do.")]
+RemoteOption = Annotated[
+    bool, typer.Option(help="Let other machines reach it: plain Modbus has no authentication.")
+]
+RtuOption = Annotated[
+    str | None, typer.Option(help="RTU on the serial line PATH@BAUD,PARITY,STOPBITS; PATH may be pty.")
+]
+AsciiOption = Annotated[
+    str | None, typer.Option("--ascii", help="Modbus ASCII on such a line; pty makes one and prints it.")
+]
+RecordOption = Annotated[
+    Path | None, typer.Option(help="Of a scenario: record into this folder, and judge at the end.")
+]
+NetworkOption = Annotated[
+    bool, typer.Option(help="Of a scenario: its network and the faults of it stand before each device.")
+]
+MqttOption = Annotated[
+    str | None, typer.Option(help="Of a scenario: a gateway to MQTT: 'embedded', or mqtt://HOST:PORT.")
+]
+MqttPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Of the embedded broker.")]
+HomeAssistantOption = Annotated[bool, typer.Option(help="Announce the devices to Home Assistant.")]
+ControlOption = Annotated[
+    bool, typer.Option(help="Of a scenario: let ridethrough inject and clear reach it.")
+]
 
 
 def watts(text: str) -> float:
@@ -49,24 +86,12 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The first one; 0 picks free ones.")] = 0,
-    gateway: Annotated[
-        bool, typer.Option(help="Put up to 100 devices behind each port: inverter i, its meter at i + 100.")
-    ] = False,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Modbus/TCP Security, with throw-away certificates.")
-    ] = False,
-    pki: Annotated[
-        Path | None, typer.Option(help="With --tls: folder of the certificates; made if it is not there.")
-    ] = None,
-    rtu_tcp: Annotated[
-        bool, typer.Option("--rtu-tcp", help="RTU frames over TCP, as converters do.")
-    ] = False,
-    rtu: Annotated[
-        str | None, typer.Option(help="RTU on the serial line PATH@BAUD,PARITY,STOPBITS; PATH may be pty.")
-    ] = None,
-    ascii_: Annotated[
-        str | None, typer.Option("--ascii", help="Modbus ASCII on such a line; pty makes one and prints it.")
-    ] = None,
+    gateway: GatewayOption = False,
+    tls: TlsOption = False,
+    pki: PkiOption = None,
+    rtu_tcp: RtuTcpOption = False,
+    rtu: RtuOption = None,
+    ascii_: AsciiOption = None,
     speed: Annotated[float, typer.Option(help="Bench seconds per real second.")] = 1.0,
     begin: Annotated[
         str, typer.Option("--from", help="A profile's or family's time of day at the start, such as 21:55.")
@@ -75,9 +100,13 @@ def serve(
     load: Annotated[str, typer.Option(help="A profile's load, such as 900 or 0.9kW.")] = "900",
     pv: Annotated[str, typer.Option(help="A profile's PV power, such as 3kW.")] = "0",
     seed: Annotated[int | None, typer.Option(min=0, help="Of chance; a scenario has its own.")] = None,
-    allow_remote: Annotated[
-        bool, typer.Option(help="Let other machines reach it: plain Modbus has no authentication.")
-    ] = False,
+    allow_remote: RemoteOption = False,
+    record: RecordOption = None,
+    network: NetworkOption = False,
+    control: ControlOption = True,
+    mqtt: MqttOption = None,
+    mqtt_port: MqttPortOption = 0,
+    home_assistant: HomeAssistantOption = False,
     form: FormatOption = "table",
 ) -> None:
     """Serve emulated devices over Modbus until interrupted.
@@ -88,8 +117,10 @@ def serve(
     wire = _wire(tls, rtu_tcp, rtu, ascii_)
     if pki is not None and not tls:
         raise ScenarioError("--pki: allowed only with --tls")
-    site, names, start_s = _site(what, soc, load, pv, begin, seed)
-    dress = _dress((*names, *(quirk or ())), seed or 0, speed, start_s)
+    served = _served(what, soc, load, pv, begin, seed)
+    dress = _dress((*served.quirks, *(quirk or ())), seed or 0, speed, served.start_s)
+    wish = LiveWish(record, network, control, speed, _mqtt(mqtt, mqtt_port, home_assistant))
+    check_wish(wish, served.world is not None, wire, gateway, dress)
     wanted = dress.quirks.map.port if dress is not None and dress.quirks.map is not None else None
     with ExitStack() as stack:
         certificates = _certificates(pki, host, stack) if tls else None
@@ -103,9 +134,21 @@ def serve(
         )
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                if served.world is not None and wish.live:
+                    live = LiveServe(served.world, wire, dress, wish)
+                    code = runner.run(live.run(lambda s: _tell(s, form, certificates)))
+                    raise typer.Exit(code)
+                site = served.site()
                 runner.run(serve_site(site, wire, speed, lambda s: _tell(s, form, certificates), dress=dress))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _mqtt(text: str | None, port: int, home_assistant: bool) -> Mqtt | None:
+    """Return the gateway asked for."""
+    if text is None and (port or home_assistant):
+        raise ScenarioError("--mqtt-port, --home-assistant: allowed with --mqtt")
+    return None if text is None else mqtt_of(text, port=port, home_assistant=home_assistant)
 
 
 def _wire(tls: bool, rtu_tcp: bool, rtu: str | None, ascii_: str | None) -> Wire:
@@ -143,17 +186,37 @@ def _line(kind: Literal["rtu", "ascii"], text: str) -> Wire:
     )
 
 
-def _site(
-    what: str, soc: str, load: str, pv: str, begin: str, seed: int | None
-) -> tuple[Site, tuple[str, ...], int]:
-    """Return what is to be served, the quirks it brings along, and its time of day at the start [s]."""
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What is to be served.
+
+    Attributes
+    ----------
+    site : callable
+        Makes it, where it is no live world.
+    quirks : tuple of str
+        It brings along.
+    start_s : int
+        Time of day at the start [s].
+    world : World or None
+        Of a scenario.
+    """
+
+    site: Callable[[], Site]
+    quirks: tuple[str, ...]
+    start_s: int
+    world: World | None = None
+
+
+def _served(what: str, soc: str, load: str, pv: str, begin: str, seed: int | None) -> _Served:
+    """Return what is to be served."""
     kind = what_is(what)
     if kind == "scenario":
         scenario = load_scenario(what)
         if seed is not None:
             scenario = scenario.model_copy(update={"seed": seed})
         world = build_world(scenario)
-        return whole_world(world), (), world.start_of_day_ns // 1_000_000_000
+        return _Served(lambda: whole_world(world), (), world.start_of_day_ns // 1_000_000_000, world)
     quirks: tuple[str, ...] = ()
     if kind == "family":
         family = load_family(what)
@@ -161,7 +224,8 @@ def _site(
     else:
         profile = load_profile(what)
     start_s = parse_instant(begin) % DAY_NS // 1_000_000_000
-    return one_device(profile, parse_ratio(soc), watts(load), watts(pv)), quirks, start_s
+    one = one_device(profile, parse_ratio(soc), watts(load), watts(pv))
+    return _Served(lambda: one, quirks, start_s)
 
 
 def _dress(names: tuple[str, ...], seed: int, speed: float, start_of_day_s: int) -> Dress | None:

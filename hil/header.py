@@ -6,7 +6,7 @@ Rule of this file: no I/O.  A list of faults is a value; the caller decides whos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 FORMAT_VERSION: Final = 2
@@ -165,6 +165,52 @@ def header_faults(header: Mapping[str, Any]) -> list[str]:
     for i, event in enumerate(header["events"]):
         faults += _event_faults(event, f"events[{i}]", len(header["devices"]))
     return faults
+
+
+def with_acts(header: Mapping[str, Any], acts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a header whose events are what they became: some injected while it ran, some ended early.
+
+    Parameters
+    ----------
+    header : mapping
+        Of a run as it was planned.
+    acts : sequence of mapping
+        In order of time, without faults (`act_faults`).
+
+    Returns
+    -------
+    dict
+        Injected events have `injected` true.
+    """
+    events = [dict(event) for event in header["events"]]
+    for act in acts:
+        if act["act"] == "inject":
+            events.append({**act["event"], "injected": True})
+            continue
+        for event in events:
+            if event["number"] == act["number"] and event["end_ns"] > act["t_ns"]:
+                event["end_ns"] = max(event["start_ns"], act["t_ns"])
+    # One that was cleared before it began did not happen.
+    return {**header, "events": [event for event in events if event["end_ns"] > event["start_ns"]]}
+
+
+def act_faults(act: Mapping[str, Any], devices: int) -> list[str]:
+    """Return everything wrong with one act of somebody who interfered with a run."""
+    if type(act.get("t_ns")) is not int or act.get("act") not in ("inject", "clear"):
+        return ["found no t_ns, or an act that is neither inject nor clear"]
+    if act["act"] == "inject":
+        return _event_faults(act.get("event"), "event", devices)
+    return list(_wrong_types(act, {"number": int}, ""))
+
+
+def stopped(header: Mapping[str, Any], end_ns: int) -> dict[str, Any]:
+    """Return the header of a run that was ended on purpose at `end_ns`, before its time."""
+    events = [
+        {**event, "end_ns": min(event["end_ns"], end_ns)}
+        for event in header["events"]
+        if event["start_ns"] < end_ns
+    ]
+    return {**header, "duration_ns": end_ns, "duration_ns_planned": header["duration_ns"], "events": events}
 
 
 def _wrong_types(entry: Mapping[str, Any], wanted: Mapping[str, type], place: str) -> Iterator[str]:

@@ -65,3 +65,23 @@ class RealClock:
     async def sleep_until(self, bench_ns: int) -> None:
         """Sleep until the bench time `bench_ns`; when it is past, only let others run."""
         await asyncio.sleep(max(0.0, self.real_s(bench_ns - self.now_ns())))
+
+
+class ComingClock:
+    """A clock that is looked at before it has begun: no fault acts until then.
+
+    Attributes
+    ----------
+    begun : RealClock or None
+    """
+
+    def __init__(self) -> None:
+        self.begun: RealClock | None = None
+
+    def now_ns(self) -> int:
+        """Return the bench time [ns]; -1 before the world begins."""
+        return -1 if self.begun is None else self.begun.now_ns()
+
+    def real_s(self, bench_ns: int, /) -> float:
+        """Return the real length of a bench interval [s]."""
+        return bench_ns / 1e9 if self.begun is None else self.begun.real_s(bench_ns)

@@ -7,6 +7,7 @@ Rules of this file.  A file appears under its name only when it is whole and on 
 ======================  ====================================================================================
 ``run.json``            written first: what was run, the devices with their commitments, the events
 ``truth-00001.parquet`` and so on, each table of `record_tables.TABLES` in numbered parts
+``acts-00001.json``     and so on: each fault that was injected or cleared while it ran, with its time
 ``end.json``            written last: its presence marks a finished record
 ``verdict.json``        added later by the judge
 ======================  ====================================================================================
@@ -14,8 +15,6 @@ Rules of this file.  A file appears under its name only when it is whole and on 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from ridethrough.emulator.errors import InvariantError, RidethroughError, ScenarioError
+from ridethrough.emulator.errors import InvariantError, ScenarioError
 
-from .header import FORMAT_VERSION, FORMATS_READ, clock_text, completed, header_faults, upgraded
+from .header import (
+    FORMAT_VERSION,
+    FORMATS_READ,
+    act_faults,
+    clock_text,
+    completed,
+    header_faults,
+    stopped,
+    upgraded,
+    with_acts,
+)
+from .record_files import read_json, sync_folder, write_aside, write_json
 from .record_tables import OUTCOMES, REASONS, TABLES, UNKNOWN_TO_1
 
 __all__ = [
@@ -66,7 +76,7 @@ class Record:
     Attributes
     ----------
     header : dict
-        Content of run.json.
+        Content of run.json; its events as they became by what was injected and cleared.
     truth, commands, telemetry, feeder : dict of str to ndarray
         The columns of `TABLES`; all arrays of one table have the same length.
     end : dict or None
@@ -100,55 +110,6 @@ class FolderState:
 
     kind: str
     text: str
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder for synchronising; its rename is journalled
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_aside(path: Path, content: bytes | memoryview) -> None:
-    """Make `path` appear with `content`, whole and durable, or not at all."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if not isinstance(error, FileExistsError):
-            aside.unlink(missing_ok=True)
-        raise RidethroughError(
-            f"{path}: cannot be written: {error.strerror or error}. Parts written before it are safe. "
-            "Make room or mend the permission, then run again into a new folder."
-        ) from error
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise InvariantError(f"{path.name}: holds something JSON cannot say: {error}") from error
-    _write_aside(path, (text + "\n").encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ScenarioError(f"{path}: damaged: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ScenarioError(f"{path}: damaged: found {type(content).__name__}, allowed is a JSON object")
-    return content
 
 
 class _Table:
@@ -196,7 +157,15 @@ class _Table:
 
     def part(self) -> memoryview:
         """Return the buffered rows as one Parquet file."""
-        table = pa.table({column: array[: self.filled] for column, array in self.arrays})
+        # By their buffers: pa.array() imports pandas where it is installed, and a bench in real time stands
+        # still for the second and a half that this takes.
+        columns = [
+            pa.Array.from_buffers(
+                pa.from_numpy_dtype(array.dtype), self.filled, [None, pa.py_buffer(array[: self.filled])]
+            )
+            for _, array in self.arrays
+        ]
+        table = pa.Table.from_arrays(columns, names=[column for column, _ in self.arrays])
         sink = pa.BufferOutputStream()
         # Dictionaries pay for whole numbers only; measured 30 ms for 200,000 rows of truth, against 150 ms.
         whole = [column for column, kind in TABLES[self.name].items() if kind.startswith("i")]
@@ -255,9 +224,9 @@ class RecordWriter:
         self.folder = folder
         self._on_part = on_part
         self._tables = {name: _Table(name, part_rows) for name in TABLES}
-        self._end_ns = 0
+        self._end_ns = self._acts = 0
         self._closed = False
-        _write_json(folder / "run.json", whole)
+        write_json(folder / "run.json", whole)
 
     def append_truth(self, columns: Columns) -> None:
         """Add rows of truth: a block of equally long arrays, one per column of `TABLES`."""
@@ -275,12 +244,17 @@ class RecordWriter:
         """Add rows of the feeder."""
         self._append(self._tables["feeder"], columns)
 
+    def note_act(self, act: Mapping[str, Any]) -> None:
+        """Put on the disk what somebody does to the run, before it is done; see `header.act_faults`."""
+        write_json(self.folder / _act_name(self._acts + 1), act)
+        self._acts += 1
+
     def flush(self) -> None:
         """Put everything appended so far on the disk."""
         for table in self._tables.values():
             self._write_part(table)
 
-    def close(self, reason: str, *, detail: str = "", bench_fault: str = "") -> None:
+    def close(self, reason: str, *, detail: str = "", bench_fault: str = "", stopped: bool = False) -> None:
         """Finish the record.
 
         Parameters
@@ -291,6 +265,8 @@ class RecordWriter:
             What the reason means here, such as the controller's exception.
         bench_fault : str
             What was wrong with the bench itself, such as a clock that lagged; makes the verdict inconclusive.
+        stopped : bool
+            Whether somebody has ended the run on purpose before its time: it is judged as far as it went.
         """
         if reason not in REASONS:
             raise InvariantError(f"reason must be one of {', '.join(REASONS)}; found {reason!r}")
@@ -303,8 +279,10 @@ class RecordWriter:
             "end_ns": self._end_ns,
             "rows": {name: table.rows for name, table in self._tables.items()},
             "parts": {name: table.parts for name, table in self._tables.items()},
+            **({"acts": self._acts} if self._acts else {}),
+            **({"stopped": True} if stopped else {}),
         }
-        _write_json(self.folder / "end.json", end)
+        write_json(self.folder / "end.json", end)
 
     def _append(self, table: _Table, columns: Columns) -> None:
         if self._closed:
@@ -320,7 +298,7 @@ class RecordWriter:
             return
         number = table.parts + 1
         path = self.folder / _part_name(table.name, number)
-        _write_aside(path, table.part())
+        write_aside(path, table.part())
         last_ns = int(table.arrays[0][1][table.filled - 1])
         if table.name == "truth":
             self._end_ns = last_ns
@@ -334,6 +312,10 @@ def _part_name(table: str, number: int) -> str:
     return f"{table}-{number:05d}.parquet"
 
 
+def _act_name(number: int) -> str:
+    return f"acts-{number:05d}.json"
+
+
 def _prepare_folder(folder: Path) -> None:
     """Make `folder`, or see that it is empty."""
     try:
@@ -344,7 +326,7 @@ def _prepare_folder(folder: Path) -> None:
                 "choose another, or remove this one."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         raise ScenarioError(
             f"{folder}: cannot be made: {error.strerror or error}. Choose a folder you may write to."
@@ -380,7 +362,7 @@ def _recorded_until(folder: Path, names: list[str]) -> str:
         if not whole:
             return ""
         times = pq.ParquetFile(folder / max(whole)).read(["t_ns"])["t_ns"]
-        start_ns = int(_read_json(folder / "run.json")["start_of_day_ns"])
+        start_ns = int(read_json(folder / "run.json")["start_of_day_ns"])
         return f", recorded until {clock_text(times[-1].as_py(), start_ns)}"
     except (OSError, pa.ArrowException, ScenarioError, KeyError, TypeError, ValueError) as error:
         return f", damaged ({type(error).__name__})"
@@ -390,7 +372,7 @@ def write_verdict(folder: Path, verdict: Mapping[str, Any]) -> Path:
     """Add or replace ``verdict.json`` in a record's folder; return its path."""
     path = folder / "verdict.json"
     path.with_name("verdict.json.tmp").unlink(missing_ok=True)  # left by a judge that was killed
-    _write_json(path, verdict)
+    write_json(path, verdict)
     return path
 
 
@@ -408,7 +390,7 @@ def read_record(folder: Path) -> Record:
         raise ScenarioError(
             f"{folder}: not a record: run.json is missing; found {describe_folder(folder).text}"
         )
-    header = _read_json(folder / "run.json")
+    header = read_json(folder / "run.json")
     version = header.get("format_version")
     if type(version) is not int or version not in FORMATS_READ:
         raise ScenarioError(
@@ -421,10 +403,13 @@ def read_record(folder: Path) -> Record:
     faults = header_faults(header)
     if faults:
         raise ScenarioError("\n".join(f"{folder / 'run.json'}: {fault}" for fault in faults))
-    end = _read_json(folder / "end.json") if (folder / "end.json").exists() else None
+    end = read_json(folder / "end.json") if (folder / "end.json").exists() else None
     present = [name for name, kinds in TABLES.items() if unknown.get(name, frozenset()) != frozenset(kinds)]
     if end is not None:
         _check_end(folder, end, present)
+    header = with_acts(header, _read_acts(folder, header, end))
+    if end is not None and end.get("stopped") is True:
+        header = stopped(header, end["end_ns"])
     tables = {
         name: _read_table(folder, name, end if name in present else None, unknown.get(name, frozenset()))
         for name in TABLES
@@ -432,10 +417,22 @@ def read_record(folder: Path) -> Record:
     return Record(header, **tables, end=end)
 
 
+def _read_acts(folder: Path, header: dict[str, Any], end: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return what was done to a run while it ran, in order."""
+    count = max(len(list(folder.glob("acts-*.json"))), 0 if end is None else end.get("acts", 0))
+    acts = []
+    for number in range(1, count + 1):
+        act = read_json(folder / _act_name(number))
+        if faults := act_faults(act, len(header["devices"])):
+            raise ScenarioError(f"{folder / _act_name(number)}: damaged: {'; '.join(faults)}")
+        acts.append(act)
+    return acts
+
+
 def _check_end(folder: Path, end: dict[str, Any], present: list[str]) -> None:
     """Raise unless end.json says what a finished record says."""
     texts = all(isinstance(end.get(key), str) for key in ("detail", "bench_fault"))
-    counts = all(
+    counts = type(end.get("acts", 0)) is int and all(
         isinstance(end.get(key), dict) and all(type(end[key].get(name)) is int for name in present)
         for key in ("rows", "parts")
     )

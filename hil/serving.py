@@ -6,11 +6,11 @@ How clients reach them is in `wires`.  The world goes on by the real clock, so w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ridethrough.emulator.errors import ScenarioError
 from ridethrough.emulator.plant import NS_PER_TICK, Plant
@@ -21,15 +21,20 @@ from .assembly import make_plant
 from .files import family_names, is_file_name, profile_names, read_text_file, scenario_names
 from .pacer import RealClock
 from .scene import Scene
+from .target import TcpTarget
 from .units import did_you_mean
-from .wires import GATEWAY_DEVICES, Dress, Wire, doors_of, open_door
+from .wires import GATEWAY_DEVICES, Door, Dress, Wire, doors_of, open_door
 from .world import World
+
+if TYPE_CHECKING:
+    from .stage import Stage
 
 try:
     import resource
 except ImportError:  # a system without such limits
     resource = None  # type: ignore[assignment]
 
+LOOPBACK: Final = "127.0.0.1"
 PORT_MAX: Final = 65_535
 
 OPEN_FILES_MAX: Final = 65_536
@@ -183,40 +188,134 @@ async def serve_site(
     ScenarioError
         The address, port or line cannot be used, or has disappeared.
     """
-    plant = site.plant
-    ports = 1 if wire.serial else -(-plant.n // GATEWAY_DEVICES) if wire.gateway else plant.n
-    if wire.port and wire.port + ports - 1 > PORT_MAX:
-        last = wire.port + ports - 1
-        raise ScenarioError(
-            f"--port {wire.port}: {plant.n} devices need ports up to {last}; allowed {PORT_MAX}"
-        )
-    make_room(ports)
     async with AsyncExitStack() as stack:
-        lane = open_lane()
-        if lane is not None:
-            stack.callback(lane.close)
-        served = []
-        doors = doors_of(plant, wire, dress)
-        servers = []
-        for k, door in enumerate(doors):
-            server, target = await open_door(door, wire, wire.port + k if wire.port else 0, dress, lane)
-            servers.append(await stack.enter_async_context(server))
-            for d, ids in door.devices:
-                place = target(ids[0])
-                host, port = getattr(place, "host", ""), getattr(place, "port", 0)
-                served.append(Served(site.names[d], plant.profiles[d].profile, ids, str(place), host, port))
+        doors = doors_of(site.plant, wire, dress)
+        served, lines = await _open_doors(stack, site, wire, doors, dress)
         ready(served)
         steps = [step for door in doors for step in door.steps]
-        world = asyncio.create_task(_live(site, RealClock(speed), steps))
-        gone = [asyncio.create_task(line.wait_closed()) for line in servers if wire.serial]
+        await _until_gone(_live(site, RealClock(speed), steps), lines)
+
+
+async def serve_stage(
+    stage: Stage,
+    wire: Wire,
+    ready: Callable[[list[Served]], None],
+    *,
+    dress: Dress | None = None,
+    network: bool = False,
+    opened: Callable[[Path], None] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    beside: Callable[[list[Served]], AbstractAsyncContextManager[Any]] | None = None,
+) -> None:
+    """Serve every device of a stage until the stage ends, is stopped or cancelled, or its line is gone.
+
+    Parameters
+    ----------
+    stage : Stage
+    wire : Wire
+        How clients reach the devices.
+    ready : callable
+        Called once with where each device answers.
+    dress : Dress, optional
+        Quirks of all devices; they are then neither watched nor bent by faults of registers.
+    network : bool
+        Put the scenario's network, and its faults, before each device; with tcp and a port each.
+    opened : callable, optional
+        Faults can be injected; called with the bench's file, see `remote`.
+    facts : mapping, optional
+        Of the bench, for those who ask for its state.
+    beside : callable, optional
+        Given where each device answers, what lives beside them; entered before the world begins.
+
+    Raises
+    ------
+    ScenarioError
+        The address, port or line cannot be used, or has disappeared.
+    """
+    site = Site(stage.plant, stage.world.names, lambda now_ns: None)
+    async with AsyncExitStack() as stack:
+        doors = doors_of(site.plant, wire, dress, stage.units)
+        near = replace(wire, host=LOOPBACK, port=0) if network else wire
+        served, lines = await _open_doors(stack, site, near, doors, dress)
+        stage.steps = [step for door in doors for step in door.steps]
+        if network:
+            served = await _behind_relays(stack, stage, wire, served)
+        if beside is not None:
+            await stack.enter_async_context(beside(served))
+        stage.start(RealClock(stage.speed))
+        if opened is not None:
+            from .injection import Injector
+            from .remote import open_control
+
+            door = open_control(Injector(stage, facts or {}), stage.world.scenario_name)
+            opened(await stack.enter_async_context(door))
+        ready(served)
+        await _until_gone(stage.run(), lines)
+
+
+async def _open_doors(
+    stack: AsyncExitStack, site: Site, wire: Wire, doors: Sequence[Door], dress: Dress | None
+) -> tuple[list[Served], list[Any]]:
+    """Open every port or line; returns where each device answers, and the lines."""
+    if wire.port and wire.port + len(doors) - 1 > PORT_MAX:
+        last = wire.port + len(doors) - 1
+        raise ScenarioError(
+            f"--port {wire.port}: {site.plant.n} devices need ports up to {last}; allowed {PORT_MAX}"
+        )
+    make_room(len(doors))
+    lane = open_lane()
+    if lane is not None:
+        stack.callback(lane.close)
+    served, lines = [], []
+    for k, door in enumerate(doors):
+        opening, target = await open_door(door, wire, wire.port + k if wire.port else 0, dress, lane)
+        server = await stack.enter_async_context(opening)
+        lines += [server] if wire.serial else []
+        for d, ids in door.devices:
+            place = target(ids[0])
+            host, port = getattr(place, "host", ""), getattr(place, "port", 0)
+            profile = site.plant.profiles[d].profile
+            served.append(Served(site.names[d], profile, ids, str(place), host, port))
+    return served, lines
+
+
+async def _behind_relays(
+    stack: AsyncExitStack, stage: Stage, wire: Wire, served: Sequence[Served]
+) -> list[Served]:
+    """Put the network before each device; returns where clients reach them now."""
+    from .link import Route
+    from .relay import Relay
+
+    world = stage.world
+    found = []
+    for d, device in enumerate(served):
+        route = Route(world.seed, world.names, d, world.comms, stage.scene.events)
+        relay = Relay(route.link, lambda row: served[row].port, stage.coming)
         try:
-            done, _ = await asyncio.wait({world, *gone}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (world, *gone):
-                task.cancel()
-            await asyncio.gather(world, *gone, return_exceptions=True)
+            await relay.start(wire.host, wire.port + d if wire.port else 0)
+        except OSError as error:
+            raise ScenarioError(
+                f"port: cannot listen on {wire.host} port {wire.port + d} ({error.strerror or error}); "
+                "choose an address of this machine and a free port above 1023, or port 0 for any free one"
+            ) from error
+        stack.push_async_callback(relay.close)
+        target = TcpTarget(wire.host, relay.port, device.units[0])
+        found.append(replace(device, host=wire.host, port=relay.port, target=str(target)))
+    return found
+
+
+async def _until_gone(living: Coroutine[Any, Any, None], lines: Sequence[Any]) -> None:
+    """Let the world go on until it ends, or until a serial line is gone."""
+    world = asyncio.create_task(living)
+    gone = [asyncio.create_task(line.wait_closed()) for line in lines]
+    try:
+        done, _ = await asyncio.wait({world, *gone}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (world, *gone):
+            task.cancel()
+        await asyncio.gather(world, *gone, return_exceptions=True)
 
 
 async def _live(site: Site, clock: RealClock, steps: Sequence[Callable[[], None]]) -> None:

@@ -17,6 +17,7 @@ from .pacer import SECOND_NS, RealClock
 from .virtual.loop import VirtualLoop
 from .virtual.network import LOOPBACK
 from .virtual.transport import Address
+from .wires import limits_of
 
 if TYPE_CHECKING:
     from .live import Units
@@ -63,7 +64,7 @@ class Memory:
             network.weather = self._weather
             network.devices = [(LOOPBACK, PORT_FIRST + row) for row in range(len(world.names))]
         self._routes[address] = Route(world.seed, world.names, d, world.comms, stage.scene.events)
-        server = await stack.enter_async_context(TcpServer(units))
+        server = await stack.enter_async_context(TcpServer(units, limits_of(stage.plant.profiles[d])))
         listener = await _loop().create_server(server.accept, *address)
         stack.callback(listener.close)
         bare = await _loop().create_server(server.accept, *self.address_of(d))

@@ -13,6 +13,7 @@ from ridethrough.emulator.server import serve_tcp
 from .link import Route
 from .pacer import RealClock
 from .relay import LOOPBACK, Relay
+from .wires import at_speed, limits_of
 
 if TYPE_CHECKING:
     from .live import Units
@@ -20,21 +21,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_S_MIN: Final = 0.25
 """Real time a request is given at least, however fast the bench runs [s]."""
-
-
-class _BenchClock:
-    """The bench's clock as relays see it: before the world begins, no fault acts."""
-
-    def __init__(self) -> None:
-        self.begun: RealClock | None = None
-
-    def now_ns(self) -> int:
-        """Return the bench time [ns]; -1 before the world begins."""
-        return -1 if self.begun is None else self.begun.now_ns()
-
-    def real_s(self, bench_ns: int, /) -> float:
-        """Return the real length of a bench interval [s]."""
-        return bench_ns / 1e9 if self.begun is None else self.begun.real_s(bench_ns)
 
 
 class Sockets:
@@ -53,23 +39,22 @@ class Sockets:
     def __init__(self, speed: float, timeout_ns: int, *, apart: bool = False) -> None:
         self.speed, self.apart = speed, apart
         self.timeout_s = max(timeout_ns / 1e9 / speed, TIMEOUT_S_MIN)
-        self._clock = _BenchClock()
         self._routes: list[Route] = []
         self._ports: list[int] = []
 
     def clock(self) -> RealClock:
         """Return bench time, which begins now."""
-        self._clock.begun = RealClock(self.speed)
-        return self._clock.begun
+        return RealClock(self.speed)
 
     async def open(self, stack: AsyncExitStack, stage: Stage, d: int, units: Units) -> str:
         """Serve device `d` behind a relay and return the relay's address as a target."""
         world = stage.world
-        server = await stack.enter_async_context(await serve_tcp(units))
+        limits = at_speed(limits_of(stage.plant.profiles[d]), self.speed)
+        server = await stack.enter_async_context(await serve_tcp(units, limits=limits))
         self._ports.append(server.port)
         route = Route(world.seed, world.names, d, world.comms, stage.scene.events)
         self._routes.append(route)
-        relay = Relay(route.link, self._ports.__getitem__, self._clock)
+        relay = Relay(route.link, self._ports.__getitem__, stage.coming)
         await relay.start()
         stack.push_async_callback(relay.close)
         return f"tcp:{LOOPBACK}:{relay.port}/1"

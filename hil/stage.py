@@ -22,7 +22,7 @@ from .effects.plant import PlantFaults
 from .effects.registers import RegisterFaults
 from .effects.table import places
 from .fitness import Fitness
-from .pacer import SECOND_NS, RealClock
+from .pacer import SECOND_NS, ComingClock, RealClock
 from .scene import Conditions, Scene
 from .watch import Command, watched_units
 from .world import World
@@ -88,6 +88,8 @@ class Stage:
         The clock runs; no fault acts before that.
     clock : RealClock
         Once started.
+    coming : ComingClock
+        The same for those who look at it before.
     now_ns, next_ns : int
         Where the plant is, and the first instant that has not begun for it [ns].
     steps : sequence of callable
@@ -118,6 +120,7 @@ class Stage:
             world.names, world.clock, late_ns_max=late_ns_max, duration_ns=world.duration_ns, speed=speed
         )
         self.started = self.stopped = False
+        self.coming = ComingClock()
         self.now_ns = self.next_ns = 0
         self.steps: Sequence[Callable[[], None]] = ()
         self.flushes: Sequence[Callable[[], None]] = ()
@@ -140,7 +143,7 @@ class Stage:
 
     def start(self, clock: RealClock) -> None:
         """Let bench time begin, which `clock` has just done."""
-        self.clock = clock
+        self.clock = self.coming.begun = clock
         self.started = True
 
     async def run(self) -> None:
@@ -246,7 +249,7 @@ def refusal(fault: str, reach: frozenset[str]) -> str:
     if reach & set(where):
         return ""
     told = [_WHERE[place] for place in where if place in _WHERE]
-    return f"allowed those that act here: it acts on {told[0] if told else 'nothing that is here'}"
+    return f"it acts on {told[0] if told else 'nothing that is here'}"
 
 
 def _truth_log(plant: Plant, writer: RecordWriter) -> TruthLog:

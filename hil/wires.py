@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .pki import Pki
 
 Kind = Literal["tcp", "tls", "rtu+tcp", "rtu", "ascii"]
+Make = Callable[[Plant, int], Mapping[int, "Unit"]]
+"""Makes the units of one device, the inverter first, its meter behind it."""
 Server = AbstractAsyncContextManager[Any]
 
 GATEWAY_DEVICES: Final = 100
@@ -138,21 +140,27 @@ def limits_of(profile: DeviceProfile) -> Limits:
     )
 
 
-def own_doors(plant: Plant) -> Iterator[Door]:
+def at_speed(limits: Limits, speed: float) -> Limits:
+    """Return limits on a bench that runs faster than life: a client's idle time is bench time too."""
+    idle_s = limits.idle_timeout_s
+    return limits if idle_s is None else replace(limits, idle_timeout_s=idle_s / speed)
+
+
+def own_doors(plant: Plant, make: Make = units_of) -> Iterator[Door]:
     """Yield a port for each device."""
     for d, profile in enumerate(plant.profiles):
-        units = units_of(plant, d)
+        units = make(plant, d)
         yield Door(dict(units), ((d, tuple(units)),), limits_of(profile))
 
 
-def gateway_doors(plant: Plant) -> Iterator[Door]:
+def gateway_doors(plant: Plant, make: Make = units_of) -> Iterator[Door]:
     """Yield a port for every `GATEWAY_DEVICES` devices, with the limits of a gateway."""
     for first in range(0, plant.n, GATEWAY_DEVICES):
         units: dict[int, Unit] = {}
         devices = []
         for inverter, d in enumerate(range(first, min(first + GATEWAY_DEVICES, plant.n)), 1):
             meter = inverter + GATEWAY_DEVICES
-            units[inverter], units[meter] = units_of(plant, d).values()
+            units[inverter], units[meter] = make(plant, d).values()
             devices.append((d, (inverter, meter)))
         yield Door(units, tuple(devices), GATEWAY_LIMITS)
 
@@ -192,8 +200,8 @@ def dressed_doors(plant: Plant, dress: Dress, *, together: bool) -> Iterator[Doo
         yield Door(units, tuple(devices), GATEWAY_LIMITS, tuple(steps))
 
 
-def doors_of(plant: Plant, wire: Wire, dress: Dress | None) -> list[Door]:
-    """Return what each port serves.
+def doors_of(plant: Plant, wire: Wire, dress: Dress | None, make: Make = units_of) -> list[Door]:
+    """Return what each port serves; `make` makes the units of devices without quirks.
 
     Raises
     ------
@@ -205,7 +213,7 @@ def doors_of(plant: Plant, wire: Wire, dress: Dress | None) -> list[Door]:
         _check_dress(dress, wire)
         doors = list(dressed_doors(plant, dress, together=together))
     else:
-        doors = list(gateway_doors(plant) if together else own_doors(plant))
+        doors = list(gateway_doors(plant, make) if together else own_doors(plant, make))
     if wire.serial and len(doors) > 1:
         raise ScenarioError(
             f"{plant.n} devices on one serial line; allowed {GATEWAY_DEVICES}, for which there are unit ids"
