@@ -12,12 +12,13 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(addprefix emulator/,fields.py cells.py exact.py trace.py emit.py) \
 	$(wildcard emulator/*.pyx emulator/*.pxd emulator/*.h emulator/model/*.py hil/*.pyx)
 
-.PHONY: help demo test build plots doctor clean
+.PHONY: help demo test test-slow build plots doctor clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    set up, then run the bundled pilot and an hour of it over real Modbus sockets"
 	@echo "make test    set up with the tools, then ruff, mypy and pytest"
+	@echo "make test-slow the tests of more than 20 s each, which make test leaves out"
 	@echo "make build   set up with the tools and compile, no more"
 	@echo "make plots   run the plant for every figure and table of docs/model, and draw them; some minutes"
 	@echo "make doctor  say what this machine lacks, with the cure"
@@ -32,6 +33,10 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# What takes more than about 20 s each and is left out of `make test`.
+test-slow: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow and not endurance"
 
 build: $(VENV)/test.stamp
 

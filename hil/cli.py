@@ -20,7 +20,16 @@ from .advice import scenario_notes
 from .candidate import BUNDLED
 from .cli_device import INTERRUPTED, FormatOption, read_points, scan_device, write_points
 from .cli_list import list_bundled
-from .cli_live import bench_now, check_external, clear, inject, opened, play_external, replay_record
+from .cli_live import (
+    bench_now,
+    check_external,
+    clear,
+    inject,
+    mqtt_option,
+    opened,
+    play_external,
+    replay_record,
+)
 from .cli_serve import serve
 from .files import load_scenario
 from .show import Reporter, print_run
@@ -95,6 +104,9 @@ def run(
         str | None,
         typer.Option(help="At hil: a gateway to MQTT for programs: 'embedded', or mqtt://HOST:PORT."),
     ] = None,
+    mqtt_ca: Annotated[
+        Path | None, typer.Option(help="With --mqtt mqtts://HOST: whom to trust, as PEM.")
+    ] = None,
     control: Annotated[
         bool, typer.Option(help="At hil: let ridethrough inject and clear reach the run.")
     ] = False,
@@ -118,12 +130,11 @@ def run(
 
     check_external(external, mqtt, level, isolate=isolate, control=control)
     world = _world(scenario, seed, begin, length)
-    own = external is None and mqtt is None
+    gateway = mqtt_option(mqtt, mqtt_ca)
+    own = external is None and gateway is None
     who = controller if own else "external"
     folder = out if out is not None else _new_folder(world, who, level)
-    kind = progress
-    if kind == "auto":
-        kind = "bar" if sys.stderr.isatty() else "none"
+    kind = ("bar" if sys.stderr.isatty() else "none") if progress == "auto" else progress
     try:
         with Reporter(world, kind) as reporter:
             watch: dict[str, Any] = {"progress": reporter.progress, "on_part": reporter.part}
@@ -132,7 +143,7 @@ def run(
                 done = bench.run(world, controller, folder, level=level, **watch)
             else:
                 watch |= {"speed": speed, "control": control}
-                done = play_external(world, external, mqtt, folder, **watch)
+                done = play_external(world, external, gateway, folder, **watch)
     except KeyboardInterrupt:
         print(f"ridethrough: interrupted; what was recorded is in {folder}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

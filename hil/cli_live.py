@@ -155,7 +155,7 @@ def check_external(
 
 
 def play_external(
-    world: World, command: str | None, mqtt: str | None, folder: Path, *, control: bool, **how: Any
+    world: World, command: str | None, mqtt: Mqtt | None, folder: Path, *, control: bool, **how: Any
 ) -> Run:
     """Run a world against an external program, over Modbus or MQTT, see `external.run_external`.
 
@@ -166,8 +166,7 @@ def play_external(
     """
     from .external import run_external  # with the record and its Parquet
 
-    way = None if mqtt is None else mqtt_of(mqtt)
-    return run_external(world, command or "", folder, mqtt=way, opened=opened(control), **how)
+    return run_external(world, command or "", folder, mqtt=mqtt, opened=opened(control), **how)
 
 
 def opened(control: bool) -> Callable[[Path], None] | None:
@@ -177,7 +176,7 @@ def opened(control: bool) -> Callable[[Path], None] | None:
     return tell_control if control else None
 
 
-def mqtt_of(text: str, *, port: int = 0, home_assistant: bool = False) -> Mqtt:
+def mqtt_of(text: str, *, ca: Path | None = None, port: int = 0, home_assistant: bool = False) -> Mqtt:
     """Return what an option ``--mqtt`` means: ``embedded``, or the address of a broker.
 
     Raises
@@ -188,8 +187,27 @@ def mqtt_of(text: str, *, port: int = 0, home_assistant: bool = False) -> Mqtt:
     from .mqtt.address import parse_address
     from .mqtt.standing import Mqtt
 
-    address = None if text == EMBEDDED else parse_address(text, environment=os.environ)
+    if text == EMBEDDED and ca is not None:
+        raise ScenarioError("--mqtt-ca: allowed with --mqtt mqtts://HOST; the embedded broker is on loopback")
+    address = None if text == EMBEDDED else parse_address(text, environment=os.environ, ca=ca)
     return Mqtt(address, port, home_assistant, tell_broker)
+
+
+def mqtt_option(
+    text: str | None, ca: Path | None, port: int = 0, *, home_assistant: bool = False
+) -> Mqtt | None:
+    """Return the gateway that the options of a verb ask for; None when they ask for none.
+
+    Raises
+    ------
+    ScenarioError
+        An option without the one it belongs to.
+    """
+    if text is not None:
+        return mqtt_of(text, ca=ca, port=port, home_assistant=home_assistant)
+    if ca is not None or port or home_assistant:
+        raise ScenarioError("--mqtt-ca, --mqtt-port, --home-assistant: allowed with --mqtt")
+    return None
 
 
 def tell_broker(address: Address) -> None:

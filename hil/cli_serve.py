@@ -19,7 +19,7 @@ import typer
 from ridethrough.emulator.errors import ScenarioError
 
 from .cli_device import INTERRUPTED, FormatOption
-from .cli_live import mqtt_of
+from .cli_live import mqtt_option
 from .files import load_family, load_profile, load_quirk, load_scenario
 from .live_serve import LiveServe, LiveWish, check_wish
 from .pacer import check_speed
@@ -31,7 +31,6 @@ from .wires import Dress, Wire
 from .world import World, build_world
 
 if TYPE_CHECKING:
-    from .mqtt.standing import Mqtt
     from .pki import Pki
 
 _DAY_S: Final = 86_400
@@ -65,6 +64,7 @@ NetworkOption = Annotated[
 MqttOption = Annotated[
     str | None, typer.Option(help="Of a scenario: a gateway to MQTT: 'embedded', or mqtt://HOST:PORT.")
 ]
+MqttCaOption = Annotated[Path | None, typer.Option(help="With --mqtt mqtts://HOST: whom to trust, as PEM.")]
 MqttPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Of the embedded broker.")]
 HomeAssistantOption = Annotated[bool, typer.Option(help="Announce the devices to Home Assistant.")]
 ControlOption = Annotated[
@@ -105,6 +105,7 @@ def serve(
     network: NetworkOption = False,
     control: ControlOption = True,
     mqtt: MqttOption = None,
+    mqtt_ca: MqttCaOption = None,
     mqtt_port: MqttPortOption = 0,
     home_assistant: HomeAssistantOption = False,
     form: FormatOption = "table",
@@ -119,7 +120,8 @@ def serve(
         raise ScenarioError("--pki: allowed only with --tls")
     served = _served(what, soc, load, pv, begin, seed)
     dress = _dress((*served.quirks, *(quirk or ())), seed or 0, speed, served.start_s)
-    wish = LiveWish(record, network, control, speed, _mqtt(mqtt, mqtt_port, home_assistant))
+    way = mqtt_option(mqtt, mqtt_ca, mqtt_port, home_assistant=home_assistant)
+    wish = LiveWish(record, network, control, speed, way)
     check_wish(wish, served.world is not None, wire, gateway, dress)
     wanted = dress.quirks.map.port if dress is not None and dress.quirks.map is not None else None
     with ExitStack() as stack:
@@ -142,13 +144,6 @@ def serve(
                 runner.run(serve_site(site, wire, speed, lambda s: _tell(s, form, certificates), dress=dress))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-
-
-def _mqtt(text: str | None, port: int, home_assistant: bool) -> Mqtt | None:
-    """Return the gateway asked for."""
-    if text is None and (port or home_assistant):
-        raise ScenarioError("--mqtt-port, --home-assistant: allowed with --mqtt")
-    return None if text is None else mqtt_of(text, port=port, home_assistant=home_assistant)
 
 
 def _wire(tls: bool, rtu_tcp: bool, rtu: str | None, ascii_: str | None) -> Wire:

@@ -24,6 +24,10 @@ Promises = Mapping[str, tuple[float, float]]
 BLIND_INFO: Final = "not reached yet"
 
 
+_LOST_S = 0.2
+"""A poll that has not ended so long after its cancellation has lost it [s]."""
+
+
 class DeviceFleet:
     """Devices that are read and commanded by `Device`.
 
@@ -88,9 +92,19 @@ class DeviceFleet:
 
     async def poll(self) -> None:
         """Poll all devices until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for d in range(len(self._devices)):
-                group.create_task(self._poll(d))
+        tasks = [asyncio.create_task(self._poll(d)) for d in range(len(self._devices))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            # On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with a reply: whoever
+            # has lost his is cancelled again.
+            left: set[asyncio.Task[None]] = set(tasks)
+            while left:
+                for task in left:
+                    task.cancel()
+                _, left = await asyncio.wait(left, timeout=_LOST_S)
 
     async def _poll(self, d: int) -> None:
         loop = asyncio.get_running_loop()

@@ -85,9 +85,7 @@ def main() -> None:
     rate = statistics.median(each.per_s for each in reference.rates)
     print(f"wall {real_s:.1f} s, CPU {cpu_s:.1f} s, judging and discovery of every hour included")
     print(f"{readings:,} readings, {requests:,} exchanges: {requests / real_s:,.0f} exchanges/s of wall time")
-    print(
-        f"{REFERENCE}: {rate:,.0f} exchanges/s; ratio, median of hours: {statistics.median(ratios):.2f}x"
-    )
+    print(f"{REFERENCE}: {rate:,.0f} exchanges/s; ratio, median of hours: {statistics.median(ratios):.2f}x")
 
 
 if __name__ == "__main__":

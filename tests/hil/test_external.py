@@ -26,7 +26,7 @@ from ridethrough.hil.files import load_profile, scenario_from_dict
 from ridethrough.hil.inventory import Inventory, inventory_of, inventory_schema, write_inventory
 from ridethrough.hil.judge import Verdict, judge
 from ridethrough.hil.program import LOG_BYTES_MAX, Program, read_command
-from ridethrough.hil.record import Record, RecordWriter, read_record
+from ridethrough.hil.record import OUTCOMES, Record, RecordWriter, read_record
 from ridethrough.hil.stage import EXTERNAL
 from ridethrough.hil.target import TcpTarget
 from ridethrough.hil.watch import Command, watched_units
@@ -449,3 +449,26 @@ def test_every_field_of_the_inventory_is_documented() -> None:
     names = [name for part in parts for name in part["properties"]]
     assert len(names) > 40
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_not_there_is_one_plain_error(tmp_path: Path) -> None:
+    """It once hung: a poll of the gateway that had lost its cancellation went on for ever."""
+    command = [sys.executable, "-m", "ridethrough.hil.cli", "run", "one-home", "--level", "hil"]
+    command += ["--mqtt", "mqtt://127.0.0.1:1", "--out", str(tmp_path / "r"), "--progress", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("ridethrough: mqtt://127.0.0.1:1: cannot be reached")
+
+
+def test_a_program_over_mqtt_is_judged_from_the_truth(tmp_path: Path) -> None:
+    example = ROOT / "controllers" / "examples" / "mqtt_careful.py"
+    command = [sys.executable, "-m", "ridethrough.hil.cli", "run", "one-home", "--level", "hil"]
+    command += ["--for", "2min", "--speed", "20", "--mqtt", "embedded", "--progress", "none"]
+    command += ["--external", f"{sys.executable} {example}", "--out", str(tmp_path / "r"), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode in (0, 3), done.stderr  # 3: this machine was late
+    record = read_record(tmp_path / "r")
+    sold = record.commands["power_w"][record.commands["outcome"] == OUTCOMES.index("delivered")]
+    assert 1000.0 in sold
+    assert "applied" in (tmp_path / "r" / "controller.log").read_text()

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from ridethrough.emulator.errors import RidethroughError
-from ridethrough.hil import live
+from ridethrough.hil import stage
 from ridethrough.hil.bench import Level, run
 from ridethrough.hil.device import Device
 from ridethrough.hil.files import scenario_from_dict
@@ -192,7 +192,7 @@ def test_an_error_ends_the_run_though_an_actor_loses_its_cancellation(
     def full(self: RecordWriter) -> None:
         raise RidethroughError("truth-00001.parquet: no space left on device")
 
-    monkeypatch.setattr(live, "FLUSH_S", 0.5)
+    monkeypatch.setattr(stage, "FLUSH_S", 0.5)
     monkeypatch.setattr(Device, "telemetry", deaf)
     monkeypatch.setattr(RecordWriter, "flush", full)
     with pytest.raises(RidethroughError, match="no space left"):
@@ -205,7 +205,7 @@ def test_a_full_disk_ends_the_run_with_one_plain_error(
     def full(self: RecordWriter) -> None:
         raise RidethroughError("truth-00001.parquet: no space left on device")
 
-    monkeypatch.setattr(live, "FLUSH_S", 0.2)
+    monkeypatch.setattr(stage, "FLUSH_S", 0.2)
     monkeypatch.setattr(RecordWriter, "flush", full)
     with pytest.raises(RidethroughError, match="no space left") as caught:
         fit_run(world(minutes=5), "hold", tmp_path / "r", speed=SPEED)
