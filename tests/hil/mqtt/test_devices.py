@@ -125,8 +125,10 @@ def test_the_example_commands_every_home_and_is_answered() -> None:
                 try:
                     async with ear(address) as heard:
                         for name in NAMES:
-                            acks = await heard.until(f"{name}/ack", 2, 10.0)
-                            assert {ack["outcome"] for ack in acks} == {"applied"}
+                            acks = await heard.until(f"{name}/ack", 3, 15.0)
+                            # On a machine that is late a command may be too: it is then refused, and says so.
+                            assert "applied" in {ack["outcome"] for ack in acks}
+                            assert {ack.get("reason") for ack in acks} <= {None, "expired", "overtaken"}
                 finally:
                     example.terminate()
                     said = example.communicate()[0]
