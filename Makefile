@@ -12,6 +12,10 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(addprefix emulator/,fields.py cells.py exact.py trace.py emit.py) \
 	$(wildcard emulator/*.pyx emulator/*.pxd emulator/*.h emulator/model/*.py hil/*.pyx)
 
+# Much of the tests is waiting for a real clock: one worker more than there are cores, and at most five.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+WORKERS := $(shell expr \( $(CORES) \< 4 \) \* $(CORES) + \( $(CORES) \>= 4 \) \* 4 + 1)
+
 .PHONY: help demo test test-slow build plots doctor clean
 .DELETE_ON_ERROR:
 
@@ -32,11 +36,11 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # What takes more than about 20 s each and is left out of `make test`.
 test-slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow and not endurance"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not endurance"
 
 build: $(VENV)/test.stamp
 

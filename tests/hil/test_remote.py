@@ -284,7 +284,11 @@ def test_three_faults_into_a_served_scenario_its_record_and_its_replay(
         cli_live.inject("grid.outage", ["home-02", "3"], "30s")
         assert re.fullmatch(r"event 2: grid.outage on home-02, home-03 from 18:0\S+ until 18:0\S+\n", told())
         cli_live.inject("comms.loss", ["all"], param=["probability=5%"], form="json")
-        assert json.loads(told())["params"]["loss_frac"] == 0.05
+        loss = json.loads(told())
+        assert loss["params"]["loss_frac"] == 0.05
+        # What is cleared before it has begun does not happen.
+        while ask(find_bench(None), {"verb": "state"})["state"]["now_s"] <= loss["start_ns"] / 1e9:
+            time.sleep(0.02)
         cli_live.inject("telemetry.frozen", ["1"])
         with pytest.raises(ScenarioError, match="it acts on the controller itself"):
             cli_live.inject("controller.crash")
